@@ -1,0 +1,103 @@
+"""Trace a tensor program once and split what depends on numbers alone from what touches large tensors.
+
+A rule's formula mixes a few scalars (1 - beta2 ** t) with millions of entries. Compiled as it stands, the scalar
+part is computed again inside the loop over entries: ``pow`` alone then costs three times the rest of AdaBelief's
+step. Split, the scalar part runs once a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+Program = Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]]
+
+
+def trace(program: Program, scalars: Sequence[Tensor], tensors: Sequence[Tensor]) -> fx.GraphModule:
+    """The ATen graph of ``program(scalars, tensors)``, for inputs of these shapes."""
+    with torch.no_grad():
+        return make_fx(lambda s, t: program(s, t))(list(scalars), list(tensors))
+
+
+class Hoisted:
+    """A traced program in two graphs: ``prelude(scalars)``, then ``body(tensors, prelude's values)``.
+
+    ``is_body[i]`` says which of the program's outputs come from the body; the others are the prelude's.
+    """
+
+    def __init__(self, program: Program, scalars: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
+        graph = trace(program, scalars, tensors).graph
+        graph.eliminate_dead_code()
+        placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+        touched = set(placeholders[len(scalars) :])  # everything downstream of a large tensor
+        outputs: list[fx.Node] = []
+        for node in graph.nodes:
+            if node.op == "output":
+                outputs = list(node.args[0])
+            elif any(source in touched for source in node.all_input_nodes):
+                touched.add(node)
+        crossing = [
+            node
+            for node in graph.nodes
+            if node.op != "output" and node not in touched and any(user in touched for user in node.users)
+        ]
+        self.is_body = [node in touched for node in outputs]
+        scalar_outputs = [node for node in outputs if node not in touched]
+        self._num_scalar_outputs = len(scalar_outputs)
+        root = trace(program, scalars, tensors)
+        self.prelude = _subgraph(
+            root, graph, placeholders[: len(scalars)], [*scalar_outputs, *crossing], lambda n: n not in touched
+        )
+        self.body = _subgraph(
+            root,
+            graph,
+            [*placeholders[len(scalars) :], *crossing],
+            [node for node in outputs if node in touched],
+            lambda n: n in touched,
+        )
+
+    def in_place(self, targets: int) -> fx.GraphModule:
+        """The body with its outputs written over its inputs: output i over the i-th of ``targets`` inputs."""
+        graph = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        outputs = graph.graph_copy(self.body.graph, copies)
+        inputs = [copies[node] for node in self.body.graph.nodes if node.op == "placeholder"]
+        for old, new in zip(inputs[:targets], cast(list[fx.Node], outputs), strict=True):
+            graph.call_function(torch.ops.aten.copy_.default, (old, new))
+        graph.output(())
+        return fx.GraphModule(self.body, graph)
+
+    def numbers(self, scalars: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Run the prelude: the program's scalar outputs, and the values that the body takes."""
+        values = list(self.prelude(*scalars))
+        return values[: self._num_scalar_outputs], values[self._num_scalar_outputs :]
+
+
+def _subgraph(
+    root: fx.GraphModule,
+    graph: fx.Graph,
+    inputs: Sequence[fx.Node],
+    outputs: Sequence[fx.Node],
+    belongs: Callable[[fx.Node], bool],
+) -> fx.GraphModule:
+    """The part of ``graph`` for which ``belongs`` holds, from ``inputs`` to ``outputs``."""
+    part = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for i, node in enumerate(inputs):
+        copies[node] = part.placeholder(f"input_{i}")
+    for node in graph.nodes:
+        if node.op not in ("placeholder", "output") and belongs(node) and node not in copies:
+            copies[node] = part.node_copy(node, lambda n: copies[n])
+    part.output([copies[node] for node in outputs])
+    module = fx.GraphModule(root, part)
+    module.recompile()
+    return module
+
+
+def compiled(module: fx.GraphModule, dynamic: bool | None = None) -> Callable[..., Any]:
+    """``module`` through ``torch.compile`` as one graph."""
+    return torch.compile(module, fullgraph=True, dynamic=dynamic)

@@ -1,0 +1,25 @@
+"""The update rules themselves, as pure functions. ``minimand.optim`` has each as a ``torch.optim.Optimizer``."""
+
+from minimand.optim.rules.adam import AdaBelief, AdamP, AdamW, DiffGrad, radial_projection
+from minimand.optim.rules.first_order import SGD, AdaGradNorm, Lion, LionK, Momentum, SignSGD
+from minimand.optim.rules.matrix import Muon, matrix_groups, orthogonalise
+
+RULES = (SGD, Momentum, AdamW, AdaBelief, DiffGrad, AdamP, SignSGD, Lion, LionK, Muon, AdaGradNorm)
+
+__all__ = [
+    "RULES",
+    "SGD",
+    "AdaBelief",
+    "AdaGradNorm",
+    "AdamP",
+    "AdamW",
+    "DiffGrad",
+    "Lion",
+    "LionK",
+    "Momentum",
+    "Muon",
+    "SignSGD",
+    "matrix_groups",
+    "orthogonalise",
+    "radial_projection",
+]

@@ -1,0 +1,362 @@
+"""The torch.optim driver: PyTorch's conventions, and three executions of one formula."""
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from minimand import optim
+from minimand.hyper import HyperSpec
+from minimand.optim import RuleOptimizer, rules
+from minimand.optim.rule import Rule, learning_rate, nonnegative, weight_decay, zeros_like
+from minimand.source import Source
+
+from .golden import fingerprint, gradient, weights
+
+
+def model(dtype=torch.float64, seed=0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).to(dtype)
+
+
+def fill_gradients(params, t, dtype=None) -> None:
+    for i, param in enumerate(params):
+        k = torch.arange(1, param.numel() + 1, dtype=torch.float64)
+        param.grad = ((t + 0.3 * i) * k).cos().reshape(param.shape).to(param.dtype)
+
+
+def train(optimizer, params, steps, start=0) -> None:
+    for t in range(start, start + steps):
+        fill_gradients(params, t + 1)
+        optimizer.step()
+
+
+ALL = [getattr(optim, rule.__name__) for rule in rules.RULES]
+BY_ELEMENT = [getattr(optim, rule.__name__) for rule in rules.RULES if rule.event == "element"]
+OPTIONS = {"lr": 0.01, "weight_decay": 0.1}
+
+
+@pytest.mark.parametrize("optimizer", BY_ELEMENT)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_foreach_equals_the_loop(optimizer, dtype):
+    ends = []
+    for foreach in (False, True):
+        params = list(model(dtype).parameters())
+        train(optimizer(params, foreach=foreach, **OPTIONS), params, 5)
+        ends.append(params)
+    tolerance = 1e-6 if dtype == torch.float32 else 0
+    for a, b in zip(*ends, strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("optimizer", [optim.AdaBelief, optim.Muon, optim.AdamP, optim.AdaGradNorm])
+def test_compiled_equals_eager(optimizer):
+    ends = []
+    for compile in (False, True):
+        params = list(model(torch.float32).parameters())
+        train(optimizer(params, compile=compile, **OPTIONS), params, 3)
+        ends.append(params)
+    for a, b in zip(*ends, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_compiled_step_does_not_compile_again_when_the_rate_changes():
+    params = list(model(torch.float32).parameters())
+    optimizer = optim.Lion(params, compile=True)
+    train(optimizer, params, 2)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for t in range(3):
+            optimizer.param_groups[0]["lr"] = 0.1 / (t + 1)
+            train(optimizer, params, 1, start=t)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "channels_last"])
+def test_compiled_step_serves_tensors_in_any_layout(layout):
+    torch.manual_seed(0)
+    start = torch.randn(4, 300, 8, 9)  # above the size that is stepped on its own
+    if layout == "transposed":
+        start = start.transpose(0, 3)
+    elif layout == "channels_last":
+        start = start.to(memory_format=torch.channels_last)
+    ends = []
+    for compile in (False, True):
+        param = nn.Parameter(start.clone(memory_format=torch.preserve_format))
+        optimizer = optim.AdamW([param], compile=compile)
+        for t in range(2):
+            param.grad = ((t + 1) * start).cos().contiguous()  # a gradient may come in another layout
+            optimizer.step()
+        ends.append(param)
+    torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", [o for o in ALL if o is not optim.AdaGradNorm])
+def test_trajectory_does_not_depend_on_the_split_into_groups(optimizer):
+    whole = list(model().parameters())
+    split = list(model().parameters())
+    train(optimizer(whole, **OPTIONS), whole, 4)
+    train(optimizer([{"params": split[:1]}, {"params": split[1:3]}, {"params": split[3:]}], **OPTIONS), split, 4)
+    assert all(torch.equal(a, b) for a, b in zip(whole, split, strict=True))
+
+
+@pytest.mark.parametrize("optimizer", ALL)
+def test_maximize_negates_the_gradient_and_not_the_decay(optimizer):
+    up, down = (list(model().parameters()) for _ in range(2))
+    climb, descend = optimizer(up, maximize=True, **OPTIONS), optimizer(down, **OPTIONS)
+    for t in range(3):
+        fill_gradients(up, t + 1)
+        fill_gradients(down, t + 1)
+        for param in down:
+            param.grad.neg_()
+        climb.step()
+        descend.step()
+    assert all(torch.equal(a, b) for a, b in zip(up, down, strict=True))
+
+
+@pytest.mark.parametrize("optimizer", ALL)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_resuming_from_a_checkpoint_is_bitwise_the_unbroken_run(optimizer, dtype):
+    params = list(model(dtype).parameters())
+    train(optimizer(params, **OPTIONS), params, 6)
+
+    first = list(model(dtype).parameters())
+    stopped = optimizer(first, **OPTIONS)
+    train(stopped, first, 3)
+    file = io.BytesIO()
+    torch.save({"params": first, "state": stopped.state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=False)
+    resumed = optimizer(saved["params"], lr=5.0)  # overwritten by the checkpoint
+    resumed.load_state_dict(saved["state"])
+    train(resumed, saved["params"], 3, start=3)
+    assert all(torch.equal(a, b) for a, b in zip(params, saved["params"], strict=True))
+
+
+def test_loading_keeps_float32_moments_of_bfloat16_parameters():
+    params = list(model(torch.bfloat16).parameters())
+    optimizer = optim.AdaBelief(params, **OPTIONS)
+    train(optimizer, params, 2)
+    other = optim.AdaBelief(params)
+    other.load_state_dict(optimizer.state_dict())
+    for param in params:
+        assert other.state[param]["spread"].dtype == torch.float32
+        assert torch.equal(other.state[param]["spread"], optimizer.state[param]["spread"])
+
+
+@pytest.mark.parametrize("optimizer", ALL)
+def test_a_copy_goes_on_alike(optimizer):
+    params = list(model().parameters())
+    original = optimizer(params, **OPTIONS)
+    train(original, params, 2)
+    twin = copy.deepcopy(original)
+    twins = [param for group in twin.param_groups for param in group["params"]]
+    train(original, params, 2, start=2)
+    train(twin, twins, 2, start=2)
+    assert all(torch.equal(a, b) for a, b in zip(params, twins, strict=True))
+
+
+def test_parameters_without_gradient_are_skipped_and_their_state_stays():
+    a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = optim.AdamW([a, b])
+    for t in range(3):
+        a.grad = torch.ones(2)
+        b.grad = torch.ones(2) if t == 2 else None
+        optimizer.step()
+    assert optimizer.state[a]["step"] == 3
+    assert optimizer.state[b]["step"] == 1
+
+
+def test_foreach_buckets_follow_each_parameters_own_count():
+    def late(foreach):
+        a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+        optimizer = optim.AdamW([a, b], foreach=foreach)
+        for t in range(3):
+            a.grad = torch.ones(2)
+            b.grad = torch.ones(2) if t == 2 else None
+            optimizer.step()
+        return torch.cat([a, b])
+
+    torch.testing.assert_close(late(True), late(False))
+
+
+def test_schedulers_drive_rate_and_betas():
+    param = nn.Parameter(torch.ones(2))
+    optimizer = optim.AdamW([param], lr=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)
+    seen = []
+    for _ in range(5):
+        param.grad = torch.ones(2)
+        optimizer.step()
+        schedule.step()
+        seen.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["betas"][0]))
+    assert len(set(seen)) == 5
+
+
+def test_closure_returns_the_loss_and_computes_gradients():
+    param = nn.Parameter(torch.tensor([2.0]))
+    optimizer = optim.SGD([param], lr=0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = param.square().sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == pytest.approx(4.0)
+    assert param.item() == pytest.approx(1.6)
+
+
+def test_a_tensor_rate_is_taken_and_a_group_may_have_its_own():
+    a, b = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    optimizer = optim.SGD([{"params": [a], "lr": torch.tensor(0.5)}, {"params": [b]}], lr=0.25)
+    a.grad, b.grad = torch.ones(1), torch.ones(1)
+    optimizer.step()
+    assert (a.item(), b.item()) == (0.5, 0.75)
+
+
+def test_complex_parameters_are_stepped_as_pairs_of_reals():
+    start = torch.tensor([1 + 2j, 3 - 1j])
+    z = nn.Parameter(start.clone())
+    z.grad = torch.tensor([0.5 - 1j, 2 + 0.1j])
+    optim.AdamW([z], lr=0.1).step()
+    x = nn.Parameter(torch.view_as_real(start).clone())
+    x.grad = torch.view_as_real(z.grad).clone()
+    optim.AdamW([x], lr=0.1).step()
+    torch.testing.assert_close(torch.view_as_real(z.detach()), x.detach())
+
+
+def test_capturable_keeps_states_at_their_addresses_and_agrees():
+    params, plain = (list(model().parameters()) for _ in range(2))
+    optimizer = optim.AdaBelief(params, capturable=True, **OPTIONS)
+    train(optimizer, params, 1)
+    addresses = {name: v.data_ptr() for name, v in optimizer.state[params[0]].items()}
+    train(optimizer, params, 3, start=1)
+    assert addresses == {name: v.data_ptr() for name, v in optimizer.state[params[0]].items()}
+    train(optim.AdaBelief(plain, **OPTIONS), plain, 4)
+    assert all(torch.equal(a, b) for a, b in zip(params, plain, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: optim.AdamW(p, lr=-1.0), r"lr must lie in \[0, inf\); got -1"),
+        (lambda p: optim.AdamW(p, betas=(0.9, 1.0)), r"beta2 must lie in \[0, 1\); got 1"),
+        (lambda p: optim.AdamW(p, betas=0.9), "betas must be a pair of numbers; got 0.9"),
+        (lambda p: optim.AdamW(p, beta3=0.9), "AdamW takes lr, beta1, beta2, eps, weight_decay; got 'beta3'"),
+        (lambda p: optim.AdamW(p, lr=float("nan")), "lr must lie in"),
+        (lambda p: optim.Muon(p, ns_steps=0), "ns_steps must be an integer >= 1; got 0"),
+        (lambda p: optim.Muon(p, adjust_lr="fast"), "adjust_lr must be one of 'original', 'match_rms_adamw'"),
+        (lambda p: optim.AdamW(p, decay="none"), "decay must be one of 'decoupled', 'l2'; got 'none'"),
+        (lambda p: optim.LionK(p, kernel="l3"), "kernel must be one of"),
+        (lambda p: optim.Muon(p, foreach=True), "foreach must be False or None for Muon"),
+        (lambda p: optim.AdamW(p, differentiable=True), "differentiable must be False"),
+        (lambda p: optim.AdamW(p, lr=torch.tensor(0.1), foreach=True), "needs capturable=True"),
+        (lambda p: optim.AdamW([{"params": p, "lr": torch.ones(2)}]), "floats or 0-d tensors"),
+        (lambda p: optim.AdamP([nn.Parameter(torch.zeros(2, dtype=torch.complex64))]), "params must be real"),
+    ],
+)
+def test_bad_options_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make(list(model().parameters()))
+
+
+def test_a_bad_group_leaves_the_optimizer_as_it_was():
+    optimizer = optim.AdamW([nn.Parameter(torch.ones(1))])
+    with pytest.raises(ValueError, match="lr must lie in"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": -1.0})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_a_rule_class_in_place_of_a_rule_is_a_type_error():
+    with pytest.raises(TypeError, match=r"rule must be a minimand.optim.Rule; got type"):
+        RuleOptimizer([nn.Parameter(torch.ones(1))], rules.SGD)  # type: ignore[arg-type]
+
+
+def test_sparse_gradients_are_refused():
+    embedding = nn.Embedding(3, 2, sparse=True)
+    embedding(torch.tensor([1])).sum().backward()
+    with pytest.raises(ValueError, match="gradients must be dense"):
+        optim.SGD(embedding.parameters()).step()
+
+
+class Sophia(Rule):
+    """A rule that observes: momentum over a clipped running curvature (arXiv:2305.14342, algorithm 3)."""
+
+    observes = "hess_diag"
+    source = Source("Sophia", "Liu et al.", 2023, "2305.14342")
+    hypers = {
+        "lr": learning_rate(1e-4),
+        "weight_decay": weight_decay(),
+        "beta1": nonnegative(0.96),
+        "beta2": nonnegative(0.99),
+        "gamma": nonnegative(0.01),
+    }
+
+    def init(self, param):
+        return {"mean": zeros_like(param), "curvature": zeros_like(param)}
+
+    def observe(self, info, state, param, hyper):
+        return {
+            **state,
+            "curvature": hyper["beta2"] * state["curvature"] + (1 - hyper["beta2"]) * info,
+        }
+
+    def direction(self, grad, state, param, hyper):
+        mean = hyper["beta1"] * state["mean"] + (1 - hyper["beta1"]) * grad
+        u = (mean / (hyper["gamma"] * state["curvature"]).clamp(min=1e-12)).clamp(-1, 1)
+        return u, {**state, "mean": mean}
+
+
+@pytest.mark.parametrize(
+    ("gamma", "expected"),
+    [
+        (0.05, (0.534424545, 7.070854685, 0.719468455, -0.817646166)),
+        (5.0, (0.150163809, 6.677640197, 0.750508254, -0.807301054)),
+    ],
+)
+def test_a_rule_that_observes_curvature_fits_the_driver(gamma, expected):
+    w = nn.Parameter(weights(3, 4))
+    optimizer = RuleOptimizer([("w", w)], Sophia(), lr=0.1, weight_decay=0.1, gamma=gamma)
+    for t in (1, 2, 3):
+        optimizer.observe({"w": gradient(3, 4, t).square()})
+        w.grad = gradient(3, 4, t)
+        optimizer.step()
+    assert fingerprint(w.detach()) == pytest.approx(expected, abs=1e-8)
+
+
+class EveryThird(Rule):
+    """A rule that refreshes: it goes along the gradient it saw at its last refresh."""
+
+    source = Source("none", "none", 2024)
+    hypers = {"lr": HyperSpec(0.1)}
+
+    def init(self, param):
+        return {"step": torch.zeros(()), "basis": zeros_like(param)}
+
+    @property
+    def refresh_every(self):
+        return 3
+
+    def refresh(self, grad, state, param, hyper):
+        return {**state, "basis": grad.clone()}
+
+    def direction(self, grad, state, param, hyper):
+        return state["basis"], {**state, "step": state["step"] + 1}
+
+
+def test_refresh_is_called_every_third_step():
+    w = nn.Parameter(torch.zeros(1))
+    optimizer = RuleOptimizer([w], EveryThird(), lr=1.0)
+    path = []
+    for t in range(6):
+        w.grad = torch.tensor([10.0**t])
+        optimizer.step()
+        path.append(w.item())
+    assert path == [-1, -2, -3, -1003, -2003, -3003]
+
+
+def test_observing_needs_a_rule_that_observes():
+    optimizer = optim.SGD([nn.Parameter(torch.ones(1))])
+    with pytest.raises(TypeError, match="SGD observes nothing"):
+        optimizer.observe([torch.ones(1)])
