@@ -1,0 +1,54 @@
+# minimand: `make run` shows the main job, `make test` runs the tests. Both set up what they need in .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+SOURCES := pyproject.toml constraints.txt
+
+.PHONY: run test lint format bench docs clean browser
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+.venv/study: $(SOURCES)
+	$(PYTHON) -m venv .venv
+	$(PIP) -e ".[study]"
+	@touch $@
+
+.venv/dev: $(SOURCES)
+	$(PYTHON) -m venv .venv
+	$(PIP) -e ".[study,ray,dev]"
+	@touch $@ .venv/study
+
+.venv/bench: .venv/dev
+	$(PIP) -e ".[bench]"
+	@touch $@
+
+run: .venv/study  ## train several losses on digits with wrong labels and say which is better
+	$(BIN)/minimand compare
+
+test: .venv/dev browser  ## run the tests
+	$(BIN)/python -m pytest -n 2
+
+lint: .venv/dev  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: .venv/dev  ## put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/bench  ## speed and memory beside peers; results go to benchmarks/results
+	cd benchmarks && ../$(BIN)/python trials.py && ../$(BIN)/python rules.py && ../$(BIN)/python startup.py
+
+# The report's tests open it in Chromium. Where no browser can be installed they are skipped and say so.
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
+	  echo "no Chromium found: the report's browser tests will be skipped"
+
+clean:  ## remove the environment and caches
+	rm -rf .venv .pytest_cache .ruff_cache build dist site

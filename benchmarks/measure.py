@@ -1,0 +1,58 @@
+"""Time competitors side by side: in turn, in one process, so that the machine's moods hit all alike."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def interleaved(
+    competitors: Mapping[str, Callable[[], object]], rounds: int = 30, before: Callable[[int], object] | None = None
+) -> dict[str, list[float]]:
+    """Seconds of each competitor in each round; ``before(round)`` runs untimed ahead of every call."""
+    for call in competitors.values():
+        call()
+        call()
+    seconds: dict[str, list[float]] = {name: [] for name in competitors}
+    for i in range(rounds):
+        for name, call in competitors.items():
+            if before is not None:
+                before(i)
+            start = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(seconds: Mapping[str, list[float]], name: str, to: str) -> float:
+    """Median over rounds of one competitor's time over another's in the same round."""
+    return statistics.median(a / b for a, b in zip(seconds[name], seconds[to], strict=True))
+
+
+def machine() -> dict[str, object]:
+    """What the figures were measured on."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def record(name: str, rows: list[dict[str, object]]) -> None:
+    """Print the rows as a table and keep them under ``results/``."""
+    columns = list(rows[0])
+    cells = [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+    widths = [max(len(c), *(len(r[i]) for r in cells)) for i, c in enumerate(columns)]
+    for line in [columns, *cells]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
