@@ -11,12 +11,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # pyright: ignore[reportAttributeAccessIssue]
+
 
 def is_concrete(*tensors: Tensor) -> bool:
     """Whether the values of all tensors can be looked at here without cost."""
     if torch.compiler.is_compiling():
         return False
-    return all(t.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors)
+    return all(t.device.type == "cpu" and not _is_wrapped(t) for t in tensors)
 
 
 def check_tensor(name: str, value: object, wanted: str = "a tensor") -> Tensor:

@@ -3,7 +3,6 @@
 import torch
 
 
-
 def weights(rows: int, cols: int) -> torch.Tensor:
     """W = sin(k), k = 1 ... rows * cols, in rows."""
     k = torch.arange(1, rows * cols + 1, dtype=torch.float64)

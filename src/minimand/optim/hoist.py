@@ -30,7 +30,8 @@ class Hoisted:
     """
 
     def __init__(self, program: Program, scalars: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
-        graph = trace(program, scalars, tensors).graph
+        root = trace(program, scalars, tensors)
+        graph = root.graph
         graph.eliminate_dead_code()
         placeholders = [node for node in graph.nodes if node.op == "placeholder"]
         touched = set(placeholders[len(scalars) :])  # everything downstream of a large tensor
@@ -48,7 +49,6 @@ class Hoisted:
         self.is_body = [node in touched for node in outputs]
         scalar_outputs = [node for node in outputs if node not in touched]
         self._num_scalar_outputs = len(scalar_outputs)
-        root = trace(program, scalars, tensors)
         self.prelude = _subgraph(
             root, graph, placeholders[: len(scalars)], [*scalar_outputs, *crossing], lambda n: n not in touched
         )

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from minimand._checks import check_choice
+from minimand._numerics import upcast
 from minimand.hyper import HyperSpec, LogUniform
 from minimand.source import Source
 
@@ -115,11 +116,6 @@ class Rule:
     def defaults(self) -> dict[str, float]:
         """Every hyper's default."""
         return {name: spec.default for name, spec in self.hypers.items()}
-
-
-def upcast(x: Any) -> Any:
-    """16-bit floats as float32, everything else unchanged."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def zeros_like(param: Tensor) -> Tensor:

@@ -88,6 +88,10 @@ class TensorList:
         """Elementwise larger value."""
         return self._apply(torch._foreach_maximum, self._operand(other))
 
+    def clamp(self, *, max: float) -> TensorList:
+        """Elementwise smaller of the value and ``max``."""
+        return self._apply(torch._foreach_clamp_max, max)
+
     def to(self, dtype: torch.dtype) -> TensorList:
         """Every tensor in ``dtype``."""
         return self if dtype == self.dtype else TensorList([t.to(dtype) for t in self.tensors])

@@ -160,7 +160,7 @@ class BatchedTrainer:
     ) -> _Program:
         """The traced step for tensors of these shapes; steps that refresh a basis have one of their own."""
         refresh = self.rule.refresh_every is not None and step % self.rule.refresh_every == 0
-        named = {**packed, **states, **hypers}
+        named = dict(sorted({**packed, **states, **hypers}.items()))
         key = (refresh, *((k, v.shape, v.dtype) for k, v in named.items()), *((b.shape, b.dtype) for b in batch))
         if key not in self._programs:
             one_step = self._step(layout, refresh)
@@ -250,7 +250,9 @@ class _Program:
             hyper = dict(zip(self.hyper_names, scalars[:split], strict=True))
             state = dict(zip(self.scalar_states, scalars[split:], strict=True))
             params = dict(zip(self.param_names, tensors[:num_params], strict=True))
-            state.update(zip(self.tensor_states, tensors[num_params : num_params + len(self.tensor_states)], strict=True))
+            state.update(
+                zip(self.tensor_states, tensors[num_params : num_params + len(self.tensor_states)], strict=True)
+            )
             batch = tuple(tensors[num_params + len(self.tensor_states) :])
             params, state, loss = step(params, state, hyper, batch)
             large = [*(params[k] for k in self.param_names), *(state[k] for k in self.tensor_states), loss]

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from minimand._numerics import upcast
 from minimand.hyper import HyperSpec
 from minimand.optim.rule import (
     Hyper,
@@ -17,7 +18,6 @@ from minimand.optim.rule import (
     debias,
     ema,
     nonnegative,
-    upcast,
     zero_step,
     zeros_like,
 )

@@ -81,7 +81,7 @@ class SignSGD(Rule):
     hypers = {"lr": learning_rate(1e-3), "weight_decay": weight_decay()}
 
     def direction(self, grad: Tensor, state: State, param: Tensor, hyper: Hyper) -> tuple[Tensor, State]:
-        return grad.sign(), state
+        return sign(grad), state
 
 
 LION_HYPERS = {
@@ -113,7 +113,7 @@ class Lion(Rule):
 
     def kernel_gradient(self, x: Tensor, hyper: Hyper) -> Tensor:
         """The gradient of the kernel K, here the l1 norm; sign(0) = 0."""
-        return x.sign()
+        return sign(x)
 
 
 Kernel = Literal["sign", "l2", "nuclear", "identity", "dead_zone"]
@@ -153,8 +153,13 @@ class LionK(Lion):
         if self.kernel == "identity":
             return x
         if self.kernel == "dead_zone":
-            return torch.where(x.abs() > hyper["dead_zone"], x.sign(), torch.zeros_like(x))
-        return x.sign()
+            return torch.where(x.abs() <= hyper["dead_zone"], torch.zeros_like(x), sign(x))
+        return sign(x)
+
+
+def sign(x: Tensor) -> Tensor:
+    """-1, 0 or 1, and NaN for NaN: ``torch.sign`` gives 0, and a run that has diverged would seem to rest."""
+    return x.sign().maximum(x.clamp(max=-1.0))
 
 
 def unit(x: Tensor) -> Tensor:
@@ -175,7 +180,11 @@ class AdaGradNorm(Rule):
     """
 
     source = Source(
-        "AdaGrad Stepsizes: Sharp Convergence over Nonconvex Landscapes", "Ward et al.", 2019, "1806.01811", "algorithm 1"
+        "AdaGrad Stepsizes: Sharp Convergence over Nonconvex Landscapes",
+        "Ward et al.",
+        2019,
+        "1806.01811",
+        "algorithm 1",
     )
     event: ClassVar = "vector"
     hypers = {

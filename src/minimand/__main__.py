@@ -1,0 +1,5 @@
+"""``python -m minimand`` is the command ``minimand``."""
+
+from minimand.cli import main
+
+main()

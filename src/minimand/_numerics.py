@@ -1,0 +1,117 @@
+"""Numerics that several rooms share: each written once, tested to the last bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from minimand._checks import is_concrete
+
+# e^cap and a hundred times it are finite in the type, with room for the gradient
+MAX_EXPONENT = {torch.float64: 700.0, torch.float32: 80.0, torch.bfloat16: 80.0, torch.float16: 8.0}
+
+
+def upcast(value: Tensor) -> Tensor:
+    """16-bit floats as float32, where logs, exponentials and sums can be trusted; any other type unchanged.
+
+    >>> upcast(torch.zeros(2, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
+def downcast(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """``value`` in ``dtype``. A finite number past the type's largest is held there, an infinite one stays.
+
+    >>> downcast(torch.tensor([1e9, float("inf")]), torch.float16)
+    tensor([65504.,    inf], dtype=torch.float16)
+    """
+    if value.dtype == dtype:
+        return value
+    limit = torch.finfo(dtype).max
+    return torch.where(value.isinf(), value, value.clamp(-limit, limit)).to(dtype)
+
+
+def widest(value: Tensor) -> Tensor:
+    """``value`` in float64, where its device has that."""
+    return upcast(value) if value.device.type == "mps" else value.double()
+
+
+def max_exponent(dtype: torch.dtype) -> float:
+    """The exponent past which e^x is held, for results of type ``dtype``."""
+    return MAX_EXPONENT[dtype]
+
+
+def exp_difference(a: Tensor, b: Tensor, gap: Tensor) -> Tensor:
+    """e^a - e^b, where a - b is known as ``gap``: no cancellation where that is small.
+
+    >>> exp_difference(torch.tensor(0.0), torch.tensor(-1000.0), torch.tensor(1000.0))
+    tensor(1.)
+    """
+    falling = b.exp() * gap.clamp(max=0).expm1()
+    rising = a.exp() * -(-gap).clamp(max=0).expm1()
+    return torch.where(gap > 0, rising, falling)
+
+
+def log_mixture(log_ratio: Tensor, share: float) -> Tensor:
+    """ln(share * e^log_ratio + 1 - share): 0 at 0 exactly, and accurate around it.
+
+    >>> log_mixture(torch.tensor([0.0, 1e4, -1e4]), 0.5)
+    tensor([ 0.0000e+00,  9.9993e+03, -6.9315e-01])
+    """
+    below = (share * log_ratio.clamp(max=0).expm1()).log1p()
+    above = log_ratio + ((1 - share) * (-log_ratio).clamp(max=0).expm1()).log1p()
+    return torch.where(log_ratio > 0, above, below)
+
+
+def increasing_root(
+    function: Callable[[Tensor], tuple[Tensor, Tensor]], start: Tensor, low: Tensor, high: Tensor, steps: int
+) -> Tensor:
+    """The x in [low, high] at which an increasing function is 0, elementwise; without gradient.
+
+    ``function`` gives its value and its slope. Newton's step is taken where it stays between the bounds and halves
+    the step before, the middle of the bounds elsewhere; so a zero, infinite or NaN slope does no harm.
+    A function without a root there gives the bound that lies nearest.
+
+    >>> x = increasing_root(lambda x: (x**3 - 8, 3 * x**2), *torch.tensor([0.0, 0.0, 9.0]), steps=40)
+    >>> x
+    tensor(2.)
+    """
+    x, low, high = (bound.detach() for bound in torch.broadcast_tensors(start, low, high))
+    before = high - low
+    resolution = 2 * torch.finfo(x.dtype).eps
+    for _ in range(steps):
+        value, slope = function(x)
+        low, high = torch.where(value < 0, x, low), torch.where(value > 0, x, high)
+        newton = x - value / slope
+        step = (newton - x).abs()
+        inside = (newton >= low) & (newton <= high)
+        settled = ((step <= resolution * (1 + x.abs())) & inside) | (value == 0) | (high - low <= 0)
+        following = torch.where(inside & (step <= before / 2), newton, (low + high) / 2)
+        following = torch.where(settled, x, following)
+        before = (following - x).abs()
+        x = following
+        if is_concrete(settled) and bool(settled.all()):
+            break
+    return x
+
+
+def polished(root: Tensor, residual: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]) -> Tensor:
+    """A root that was found without gradient, after two Newton steps that carry it, right to second order.
+
+    Where a step would be large the root lies past the end of the function's numbers; it stays there, a constant.
+
+    >>> c = torch.tensor(9.0, requires_grad=True)
+    >>> polished(torch.tensor(3.0), lambda x: x**2 - c, lambda x: 2 * x).backward()
+    >>> c.grad  # 1 / (2 * 3)
+    tensor(0.1667)
+    """
+    for _ in range(2):
+        steepness = slope(root).detach()
+        sloped = ~(steepness <= 0)
+        step = residual(root) / torch.where(sloped, steepness, 1)
+        near = sloped & ~(step.detach().abs() > 0.01 * (1 + root.detach().abs()))
+        root = root - torch.where(near, step, 0)
+    return root

@@ -1,0 +1,176 @@
+"""One row of the table of f-divergences, and what can be derived where a row is not known in full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from minimand._numerics import increasing_root, max_exponent, polished
+
+if TYPE_CHECKING:
+    from minimand.divergences.f_divergence import FDivergence
+
+Form = Callable[[Tensor], Tensor]
+Form2 = Callable[[Tensor, Tensor], Tensor]
+
+FARTHEST = 1e6  # the largest log-ratio that is searched for where f' grows no faster than a logarithm
+INVERSION_STEPS = 80  # halving every second step, 1e6 comes down to float64's resolution
+
+
+@dataclass(frozen=True, eq=False)
+class Kink:
+    """What a generator gives where its kinks leave (f')^{-1} without a value.
+
+    ``activation`` is a smooth map into the domain of f*. ``regularised(x, q, strength)`` and ``robust(x, q, radius)``
+    give the weights that attain the two suprema, over the last dimension.
+    """
+
+    conjugate: Form
+    activation: Form
+    regularised: Callable[[Tensor, Tensor, Tensor], Tensor]
+    robust: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+    def scaled(self, c: float) -> Kink:
+        """The same for c * f."""
+        return Kink(
+            conjugate=lambda u: c * self.conjugate(u / c),
+            activation=lambda v: c * self.activation(v),
+            regularised=lambda x, q, strength: self.regularised(x, q, c * strength),
+            robust=lambda x, q, radius: self.robust(x, q, radius / c),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Generator:
+    """A convex f with f(1) = f'(1) = 0, in forms of l = ln p - ln q that neither overflow nor cancel.
+
+    Attributes:
+        name: how it is called and printed.
+        perspective: q f(p/q) from ln p and ln q, both finite.
+        link: f'(e^l).
+        conjugate_of_link: f*(f'(e^l)) = e^l f'(e^l) - f(e^l).
+        log_weight: ln h, h(r) = f''(r) r^2.
+        inverse_link: ln (f')^{-1}(u) for f'(0) < u < f'(inf).
+        f_at_zero, df_at_infinity: the limits f(0) and f'(inf), ``inf`` where there is none.
+        df_at_zero, conjugate_at_top: the limits f'(0) and f*(f'(inf)), where finite.
+        growth: (a, b) with f*(f'(r)) = O(r^a) at infinity and f'(r) = O(r^-b) at zero, logarithms aside. It says
+            how far l may go before an exponential has to be held.
+        normaliser: the s at which sum_k q_k (f')^{-1}(z_k - s) = 1, from ln q and z, where closed.
+        literature: the perspective of f as papers print it, where that is not the standard form.
+        kink: what replaces the inverse of f' where f is not smooth.
+        mirror: the divergence with its arguments swapped, where that has a row of its own.
+        recipe: the call that makes the divergence again, for pickling.
+        about: the docstring.
+    """
+
+    name: str
+    perspective: Form2
+    link: Form
+    conjugate_of_link: Form
+    log_weight: Form
+    inverse_link: Form
+    f_at_zero: float
+    df_at_infinity: float
+    df_at_zero: float = -inf
+    conjugate_at_top: float = inf
+    growth: tuple[float, float] = (1.0, 1.0)
+    normaliser: Form2 | None = None
+    literature: Form2 | None = None
+    kink: Kink | None = None
+    mirror: Callable[[], FDivergence] | None = None
+    recipe: tuple[Callable[..., FDivergence], tuple[Any, ...]] | None = None
+    about: str = ""
+
+    @property
+    def as_printed(self) -> Form2:
+        """The perspective of f as papers print it."""
+        return self.literature or self.perspective
+
+
+def log_ratio_bounds(dtype: torch.dtype, right: float, left: float) -> tuple[float, float]:
+    """Where a form that grows as e^(right l) and e^(-left l) is held, for results of type ``dtype``."""
+    cap = max_exponent(dtype)
+    return (-cap / left if left > 0 else -inf), (cap / right if right > 0 else inf)
+
+
+def derived(
+    name: str,
+    perspective: Form2,
+    f_at_zero: float,
+    df_at_infinity: float,
+    growth: tuple[float, float],
+    **known: Any,
+) -> Generator:
+    """A row from its perspective and limits, with what is ``known`` put in and the rest derived.
+
+    Derivatives come from forward-mode differentiation, the inverse of f' from Newton's method on l.
+    """
+    known.setdefault("link", link_of(perspective))
+    known.setdefault("conjugate_of_link", conjugate_of_link_of(perspective))
+    known.setdefault("log_weight", log_weight_of(perspective))
+    known.setdefault("inverse_link", inverse_of(known["link"], known["log_weight"], growth))
+    return Generator(name, perspective, f_at_zero=f_at_zero, df_at_infinity=df_at_infinity, growth=growth, **known)
+
+
+def perspective_of(f_log: Form, growth: tuple[float, float]) -> Form2:
+    """q f(p/q) from f(e^l), as max(p, q) times f(r) / max(1, r): bounded where f'(inf) and f(0) are."""
+
+    def perspective(log_p: Tensor, log_q: Tensor) -> Tensor:
+        log_ratio = (log_p - log_q).clamp(*log_ratio_bounds(log_p.dtype, *f_growth(growth)))
+        larger = torch.where(log_ratio > 0, log_p, log_q)
+        return larger.exp() * ((-log_ratio.clamp(min=0)).exp() * f_log(log_ratio))
+
+    return perspective
+
+
+def f_growth(growth: tuple[float, float]) -> tuple[float, float]:
+    """Powers (a, b) with f(r) = O(r^a) at infinity and O(r^-b) at zero."""
+    return max(1.0, growth[0]), max(0.0, growth[1] - 1)
+
+
+def slope(function: Form, at: Tensor) -> Tensor:
+    """The derivative of an elementwise function; it can be differentiated further in either mode."""
+    return torch.func.jvp(function, (at,), (torch.ones_like(at),))[1]
+
+
+def link_of(perspective: Form2) -> Form:
+    """f'(e^l), the derivative of q f(p/q) in p, taken at p = 1."""
+    return lambda v: slope(lambda log_p: perspective(log_p, -v), torch.zeros_like(v))
+
+
+def conjugate_of_link_of(perspective: Form2) -> Form:
+    """f*(f'(e^l)), minus the derivative of q f(p/q) in q, taken at q = 1."""
+    return lambda v: -slope(lambda log_q: perspective(v, log_q), torch.zeros_like(v))
+
+
+def log_weight_of(perspective: Form2) -> Form:
+    """ln h from q h(p/q), minus the mixed derivative of q f(p/q) in ln p and ln q, taken where the larger is 1."""
+
+    def log_weight(v: Tensor) -> Tensor:
+        log_p, log_q = v.clamp(max=0), (-v).clamp(max=0)
+        scaled = -slope(lambda y: slope(lambda x: perspective(x, y), log_p), log_q)
+        return scaled.clamp(min=torch.finfo(v.dtype).tiny).log() - log_q
+
+    return log_weight
+
+
+def inverse_of(link: Form, log_weight: Form, growth: tuple[float, float]) -> Form:
+    """ln (f')^{-1}(u): safeguarded Newton on l, differentiable because f' is, not through the search."""
+
+    def inverse_link(u: Tensor) -> Tensor:
+        ends = log_ratio_bounds(u.dtype, max(0.0, growth[0] - 1), growth[1])
+        target = u.detach()
+        low, high = (torch.full_like(target, min(max(end, -FARTHEST), FARTHEST)) for end in ends)
+
+        def excess(v: Tensor) -> tuple[Tensor, Tensor]:
+            return link(v) - target, (log_weight(v) - v).exp()
+
+        root = increasing_root(excess, torch.zeros_like(target), low, high, INVERSION_STEPS)
+        return polished(root, lambda v: link(v) - u, lambda v: (log_weight(v) - v).exp())
+
+    return inverse_link

@@ -1,0 +1,411 @@
+"""What can be plugged in: the choices on each axis of a method, by name, and grids over them.
+
+A choice is written ``name``, or ``name:hyper=value:hyper=value`` to fix some of its numbers (``ldr:lam=10``), or
+``module:attribute`` for one's own. A prefix will do for a name. The axes are
+
+========== ================================================= ==========================================
+axis       what ``Choice.value`` is                          what else stands for a choice in Python
+========== ================================================= ==========================================
+loss       an :class:`~minimand.study.objective.Objective`   a function or module of (outputs, target)
+rule       a :class:`~minimand.optim.Rule`                   a ``Rule``
+schedule   ``(step, total) -> multiplier`` of the rate       such a function
+model      ``(features, outputs) -> nn.Module``              such a function
+========== ================================================= ==========================================
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import itertools
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch.nn.functional as F
+
+from minimand import losses
+from minimand._checks import check_choice
+from minimand.hyper import HyperSpec, LogUniform
+from minimand.losses import LossSpec, spec_of
+from minimand.optim import rules, schedule
+from minimand.optim.rule import Rule
+from minimand.source import Source
+from minimand.study import models
+from minimand.study.method import Choice, Method
+from minimand.study.names import nearest, unknown
+from minimand.study.objective import (
+    BinaryLoss,
+    ClassLoss,
+    HistogramLoss,
+    LossFunction,
+    Objective,
+    RealLoss,
+    UndeclaredLoss,
+    huber,
+)
+from minimand.study.task import Kind, Task
+
+AXES = ("loss", "rule", "schedule", "model")
+DEFAULT_RULE, DEFAULT_SCHEDULE = "adamw", "cosine"
+
+_CHOICES: dict[str, dict[str, Choice]] = {axis: {} for axis in AXES}
+_ALIASES = {"squared_error": "mse", "absolute_error": "l1", "adaptive_ldr": "aldr"}
+
+Value = str | Choice | Objective | Rule | Callable[..., Any]
+
+
+def register(choice: Choice) -> Choice:
+    """Make a choice known under its name; ValueError where that is taken."""
+    check_choice("axis", choice.axis, AXES)
+    if choice.name in _CHOICES[choice.axis]:
+        raise ValueError(f"{choice.axis} {choice.name!r} is registered already")
+    if choice.hypers and choice.axis not in ("loss", "rule"):
+        raise ValueError(f"hypers must be empty for a {choice.axis}; got {', '.join(choice.hypers)}")
+    _CHOICES[choice.axis][choice.name] = choice
+    return choice
+
+
+def choices(axis: str | None = None, kind: Kind | None = None) -> tuple[Choice, ...]:
+    """All choices, of one axis or of all, that fit tasks of ``kind``.
+
+    >>> [choice.name for choice in choices("schedule")]
+    ['constant', 'cosine', 'linear']
+    """
+    if axis is not None:
+        check_choice("axis", axis, AXES)
+    found = (choice for name in AXES if axis in (None, name) for choice in _CHOICES[name].values())
+    return tuple(choice for choice in found if kind is None or kind in choice.kinds)
+
+
+def find(axis: str, name: str, kind: Kind | None = None) -> Choice:
+    """The choice called ``name``, or the only one whose name starts so; ValueError with the nearest otherwise.
+
+    >>> find("rule", "adab").name
+    'adabelief'
+    >>> find("loss", "mse", kind="classification")
+    Traceback (most recent call last):
+    ValueError: loss 'mse' is for regression; this task is classification
+    """
+    check_choice("axis", axis, AXES)
+    table = _CHOICES[axis]
+    name = _ALIASES.get(name, name)
+    if name not in table:
+        fitting = [choice.name for choice in choices(axis, kind)]
+        starts = [other for other in fitting if name and other.startswith(name)]
+        if len(starts) > 1:
+            raise ValueError(f"{axis} {name!r} may mean {', '.join(starts)}; say which")
+        if not starts:
+            near = nearest(name, fitting) or nearest(name, table)
+            raise ValueError(unknown(axis, name, dict.fromkeys([*near, *fitting]), listed=len(fitting) + 1))
+        name = starts[0]
+    choice = table[name]
+    if kind is not None and kind not in choice.kinds:
+        raise ValueError(f"{axis} {name!r} is for {' and '.join(choice.kinds)}; this task is {kind}")
+    return choice
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A choice with some of its numbers fixed, and how it was written."""
+
+    choice: Choice
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    label: str = ""
+
+
+def pick(axis: str, value: Value, kind: Kind | None = None) -> Pick:
+    """What ``value`` means on ``axis``: text as described above, a ``Choice``, or the part itself.
+
+    >>> chosen = pick("loss", "ldr:lam=10")
+    >>> chosen.choice.name, chosen.fixed, chosen.label
+    ('ldr', {'lam': 10.0}, 'ldr:lam=10')
+    """
+    check_choice("axis", axis, AXES)
+    if not isinstance(value, str):
+        choice = _choice_of(axis, value)
+        if kind is not None and kind not in choice.kinds:
+            raise ValueError(f"{axis} {choice.name!r} is for {' and '.join(choice.kinds)}; this task is {kind}")
+        return Pick(choice, {}, choice.name)
+    name, fixed = _parse(axis, value.strip())
+    choice = _imported(axis, name) if ":" in name else find(axis, name, kind)
+    _check_fixed(axis, choice, fixed)
+    label = ":".join([choice.name, *(f"{hyper}={number:g}" for hyper, number in fixed.items())])
+    return Pick(choice, fixed, label)
+
+
+def grid(task: Task, try_: Mapping[str, Value | Sequence[Value]]) -> tuple[Method, ...]:
+    """A method for every combination of what is to be tried; other axes take their defaults.
+
+    They are the task's own loss, AdamW, cosine decay and the task's own model. A method is named by what it varies.
+
+    >>> from minimand.study.task import Task
+    >>> import torch
+    >>> task = Task.from_arrays(torch.randn(40, 2), torch.arange(40) % 2)
+    >>> [method.name for method in grid(task, {"loss": ["cross_entropy", "ldr:lam=10"], "rule": "lion"})]
+    ['cross_entropy', 'ldr:lam=10']
+    """
+    if not try_:
+        raise ValueError(f"try_ must name what to try on at least one axis of {', '.join(AXES)}")
+    for axis in try_:
+        if axis not in AXES:
+            raise ValueError(unknown("axis", axis, AXES))
+    columns: dict[str, list[Pick]] = {}
+    for axis, values in try_.items():
+        listed: list[Any] = list(values) if isinstance(values, (list, tuple)) else [values]
+        columns[axis] = [pick(axis, value, task.kind) for value in listed]
+        if not columns[axis]:
+            raise ValueError(f"try_[{axis!r}] must hold at least one choice; it is empty")
+    varied = [axis for axis, picks in columns.items() if len(picks) > 1] or list(columns)
+    methods = []
+    for picks in itertools.product(*columns.values()):
+        chosen = dict(zip(columns, picks, strict=True))
+        methods.append(make_method(task, " + ".join(chosen[axis].label for axis in varied), **chosen))
+    names = [each.name for each in methods]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"try_ must hold different choices; {twice!r} is there twice")
+    return tuple(methods)
+
+
+def make_method(task: Task, name: str, **chosen: Value | Pick) -> Method:
+    """A method by hand: ``make_method(task, "robust", loss="ldr:lam=10", rule="lion")``. Other axes take their defaults."""
+    for axis in chosen:
+        if axis not in AXES:
+            raise ValueError(unknown("axis", axis, AXES))
+    defaults: dict[str, Value] = {"loss": task.default_loss, "rule": DEFAULT_RULE, "schedule": DEFAULT_SCHEDULE}
+    picks = {}
+    for axis, value in {**defaults, **chosen}.items():
+        picks[axis] = value if isinstance(value, Pick) else pick(axis, value, task.kind)
+    return Method(
+        name=name,
+        choices={axis: picks[axis].choice for axis in AXES if axis in picks},
+        fixed={f"{axis}.{hyper}": number for axis, each in picks.items() for hyper, number in each.fixed.items()},
+    )
+
+
+def find_method(name: str, methods: Sequence[Method]) -> Method:
+    """The method called ``name``, the first that makes a choice of that name, or the only one that starts so."""
+    for method in methods:
+        if method.name == name:
+            return method
+    parts = [(part, method) for method in methods for part in method.name.split(" + ")]
+    for part, method in parts:
+        if part == name or part.split(":")[0] == _ALIASES.get(name, name):
+            return method
+    starts = [method for method in methods if name and method.name.startswith(name)]
+    if len(starts) != 1:
+        raise ValueError(unknown("baseline", name, [method.name for method in methods]))
+    return starts[0]
+
+
+def _parse(axis: str, text: str) -> tuple[str, dict[str, float]]:
+    """``name:hyper=value:...`` taken apart; what has no ``=`` belongs to the name."""
+    parts = text.split(":")
+    name = ":".join(part for part in parts if "=" not in part)
+    fixed: dict[str, float] = {}
+    for part in parts:
+        if "=" not in part:
+            continue
+        hyper, _, written = part.partition("=")
+        try:
+            number = float(written)
+        except ValueError:
+            raise ValueError(f"{axis} {text!r}: {hyper} must be a number; got {written!r}") from None
+        if hyper in fixed:
+            raise ValueError(f"{axis} {text!r} gives {hyper} twice")
+        fixed[hyper.strip()] = number
+    if not name:
+        raise ValueError(f"{axis} must be a name, name:hyper=value or module:attribute; got {text!r}")
+    return name, fixed
+
+
+def _check_fixed(axis: str, choice: Choice, fixed: Mapping[str, float]) -> None:
+    for hyper, number in fixed.items():
+        if hyper not in choice.hypers:
+            raise ValueError(f"{axis} {choice.name!r}: " + unknown("hyper", hyper, choice.hypers))
+        if not math.isfinite(number):
+            raise ValueError(f"{axis} {choice.name!r}: {hyper} must be finite; got {number}")
+        choice.hypers[hyper].check(f"{axis} {choice.name!r}: {hyper}", number)
+
+
+def _imported(axis: str, text: str) -> Choice:
+    """The choice that ``module:attribute`` stands for. This runs the user's code."""
+    if axis == "model":
+        return _choice_of(axis, models.model(text), name=text)
+    module_name, _, attribute = text.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ValueError(f"{axis} {text!r}: importing {module_name} failed: {type(error).__name__}: {error}") from error
+    if not hasattr(module, attribute):
+        public = [name for name in vars(module) if not name.startswith("_")]
+        raise ValueError(f"{axis} {text!r}: " + unknown(f"attribute of {module_name}", attribute, public))
+    return _choice_of(axis, getattr(module, attribute), name=text)
+
+
+def _choice_of(axis: str, value: Any, name: str = "") -> Choice:
+    """A choice made of a part itself."""
+    if isinstance(value, Choice):
+        if value.axis != axis:
+            raise ValueError(f"{axis} must be a choice of that axis; got {value.name!r} of axis {value.axis!r}")
+        return value
+    name = str(name or getattr(value, "__name__", type(value).__name__))
+    summary = (getattr(value, "__doc__", None) or "").strip().partition("\n")[0]
+    if axis == "rule":
+        rule = value() if isinstance(value, type) and issubclass(value, Rule) else value
+        if not isinstance(rule, Rule):
+            raise TypeError(f"rule must be a name or a minimand.optim.Rule; got {type(value).__name__}")
+        return Choice(name, axis, rule, type(rule).hypers, summary, type(rule).source)
+    if axis == "loss" and hasattr(value, "fit"):
+        return Choice(name, axis, value, getattr(value, "hypers", {}), summary)
+    if not callable(value):
+        raise TypeError(f"{axis} must be a name, a Choice or a function; got {type(value).__name__}")
+    if axis != "loss":
+        return Choice(name, axis, value, {}, summary)
+    spec = getattr(value, "spec", None)
+    if not isinstance(spec, LossSpec):
+        return Choice(name, axis, UndeclaredLoss(cast(LossFunction, value)), {}, summary)
+    objective, kind = _OBJECTIVES[spec.target]
+    return Choice(name, axis, objective(cast(LossFunction, value)), spec.hypers, summary, spec.source, (kind,))
+
+
+_OBJECTIVES: dict[str, tuple[Callable[..., Objective], Kind]] = {
+    "class": (ClassLoss, "classification"),
+    "binary": (BinaryLoss, "classification"),
+    "real": (RealLoss, "regression"),
+}
+
+
+# The tables.
+
+GOOD = Source("Rational Decisions", "Good", 1952)
+LEGENDRE = Source("Nouvelles methodes pour la determination des orbites des cometes", "Legendre", 1805)
+BOSCOVICH = Source("De litteraria expeditione per pontificiam ditionem", "Boscovich", 1757)
+HUBER = Source("Robust Estimation of a Location Parameter", "Huber", 1964)
+COSINE = Source("SGDR: Stochastic Gradient Descent with Warm Restarts", "Loshchilov & Hutter", 2017, "1608.03983")
+LINEAR = Source("When, Why and How Much?", "Defazio et al.", 2023, "2310.07831")
+
+
+def _loss(
+    name: str,
+    summary: str,
+    objective: Objective,
+    source: Source,
+    hypers: Mapping[str, HyperSpec] | None = None,
+    kind: Kind = "classification",
+) -> None:
+    register(Choice(name, "loss", objective, hypers or {}, summary, source, (kind,)))
+
+
+def _declared(name: str, summary: str, function: Callable[..., Any]) -> None:
+    """A loss of class logits with the hypers and the source that it declares."""
+    spec = spec_of(function)
+    _loss(name, summary, ClassLoss(function), spec.source, spec.hypers)
+
+
+def _metric(name: str, summary: str, *hypers: str) -> None:
+    """AnyLoss for one metric."""
+    spec = spec_of(losses.metric_loss)
+    known = {hyper: spec.hypers[hyper] for hyper in ("amplification", *hypers)}
+    _loss(name, summary, BinaryLoss(losses.metric_loss, {"metric": name}), spec.source, known)
+
+
+_COMP_SUM = spec_of(losses.comp_sum_loss).source
+_loss("cross_entropy", "minus the log of the true class's probability", ClassLoss(F.cross_entropy), GOOD)
+_declared(
+    "gce",
+    "generalised cross-entropy: between cross-entropy (q = 0) and mae (q = 1)",
+    losses.generalised_cross_entropy_loss,
+)
+_loss(
+    "mae",
+    "one minus the true class's probability: bounded, so robust to wrong labels",
+    ClassLoss(losses.comp_sum_loss, {"tau": 2.0}),
+    _COMP_SUM,
+)
+_loss(
+    "sum_exponential",
+    "the sum of e^(score difference) over the other classes: hardest on mistakes",
+    ClassLoss(losses.comp_sum_loss, {"tau": 0.0}),
+    _COMP_SUM,
+)
+_declared("comp_sum", "the family behind cross-entropy, gce, mae and sum_exponential, by tau", losses.comp_sum_loss)
+_declared("focal", "cross-entropy that looks away from what is already learnt", losses.focal_loss)
+_declared(
+    "ldr", "worst average of score differences over label weights near uniform, by temperature lam", losses.ldr_loss
+)
+_declared("aldr", "ldr whose temperature follows each sample", losses.adaptive_ldr_loss)
+_metric("accuracy", "one minus a soft accuracy (AnyLoss); two classes")
+_metric("f1", "one minus a soft F1 of the batch (AnyLoss); two classes")
+_metric("f_beta", "one minus a soft F-beta of the batch (AnyLoss), recall counting beta-fold; two classes", "beta")
+_metric("g_mean", "one minus the soft geometric mean of both recalls (AnyLoss); two classes")
+_metric("balanced_accuracy", "one minus the soft mean of both recalls (AnyLoss); two classes")
+_metric("mcc", "one minus a soft Matthews correlation (AnyLoss); two classes")
+_loss("mse", "squared error", RealLoss(F.mse_loss), LEGENDRE, kind="regression")
+_loss("l1", "absolute error", RealLoss(F.l1_loss), BOSCOVICH, kind="regression")
+_loss(
+    "huber",
+    "squared error near zero, absolute error beyond delta",
+    RealLoss(huber),
+    HUBER,
+    {"delta": HyperSpec(1.0, low=0.0, closed="neither", search=LogUniform(0.1, 3.0))},
+    "regression",
+)
+_loss(
+    "hl_gauss",
+    "classification over 51 bins, the target smoothed by a Gaussian",
+    HistogramLoss("hl_gauss"),
+    losses.ScalarSupport.spec.source,
+    losses.ScalarSupport.spec.hypers,
+    "regression",
+)
+_loss(
+    "two_hot",
+    "classification over 51 atoms, the target split over the two nearest",
+    HistogramLoss("two_hot"),
+    losses.ScalarSupport.spec.source,
+    kind="regression",
+)
+
+
+def _rule(name: str, rule: Rule, summary: str = "", hypers: Mapping[str, HyperSpec] | None = None) -> None:
+    summary = summary or (type(rule).__doc__ or "").strip().partition("\n")[0]
+    register(Choice(name, "rule", rule, hypers or type(rule).hypers, summary, type(rule).source))
+
+
+_rule("adamw", rules.AdamW(), "Adam with decoupled weight decay")
+_rule(
+    "adam",
+    rules.AdamW(),
+    "Adam without weight decay",
+    {
+        **rules.AdamW.hypers,
+        "weight_decay": dataclasses.replace(rules.AdamW.hypers["weight_decay"], default=0.0, search=None),
+    },
+)
+_rule("sgd", rules.SGD())
+_rule("momentum", rules.Momentum())
+_rule("adabelief", rules.AdaBelief())
+_rule("diffgrad", rules.DiffGrad())
+_rule("adamp", rules.AdamP())
+_rule("signsgd", rules.SignSGD())
+_rule("lion", rules.Lion())
+_rule("lion_l2", rules.LionK(kernel="l2"), "Lion-K with the l2 norm: a momentum step of fixed length")
+_rule("lion_nuclear", rules.LionK(kernel="nuclear"), "Lion-K with the nuclear norm: a step of equal singular values")
+_rule("lion_dead_zone", rules.LionK(kernel="dead_zone"), "Lion that leaves alone what has little momentum")
+_rule("muon", rules.Muon())
+_rule("adagrad_norm", rules.AdaGradNorm())
+
+register(Choice("constant", "schedule", schedule.constant, {}, "the same learning rate throughout"))
+register(Choice("cosine", "schedule", schedule.cosine_decay, {}, "half a cosine from the full rate to 0", COSINE))
+register(Choice("linear", "schedule", schedule.linear_decay, {}, "a straight line from the full rate to 0", LINEAR))
+
+for _name, _factory in models.MODELS.items():
+    register(Choice(_name, "model", _factory, {}, models.summary(_name)))
