@@ -69,31 +69,31 @@ def log_mixture(log_ratio: Tensor, share: float) -> Tensor:
 def increasing_root(
     function: Callable[[Tensor], tuple[Tensor, Tensor]], start: Tensor, low: Tensor, high: Tensor, steps: int
 ) -> Tensor:
-    """The x in [low, high] at which an increasing function is 0, elementwise; without gradient.
+    """The x in [low, high] at which an increasing function of order 1 is 0, elementwise; for ``polished`` to finish.
 
     ``function`` gives its value and its slope. Newton's step is taken where it stays between the bounds and halves
-    the step before, the middle of the bounds elsewhere; so a zero, infinite or NaN slope does no harm.
-    A function without a root there gives the bound that lies nearest.
+    the step before, the middle of the bounds elsewhere: a zero, infinite or NaN slope does no harm, and a function
+    without a root ends at a bound. An element rests once value and step are under the square root of the type's
+    resolution: of Newton's method the next step would be exact.
 
-    >>> x = increasing_root(lambda x: (x**3 - 8, 3 * x**2), *torch.tensor([0.0, 0.0, 9.0]), steps=40)
-    >>> x
-    tensor(2.)
+    >>> increasing_root(lambda x: (x**3 - 8, 3 * x**2), *torch.tensor([1.0, 0.0, 9.0]), steps=40)
+    tensor(2.0000)
     """
     x, low, high = (bound.detach() for bound in torch.broadcast_tensors(start, low, high))
-    before = high - low
-    resolution = 2 * torch.finfo(x.dtype).eps
+    before, done = high - low, torch.zeros_like(x, dtype=torch.bool)
+    tolerance = torch.finfo(x.dtype).eps ** 0.5
     for _ in range(steps):
         value, slope = function(x)
         low, high = torch.where(value < 0, x, low), torch.where(value > 0, x, high)
         newton = x - value / slope
-        step = (newton - x).abs()
         inside = (newton >= low) & (newton <= high)
-        settled = ((step <= resolution * (1 + x.abs())) & inside) | (value == 0) | (high - low <= 0)
-        following = torch.where(inside & (step <= before / 2), newton, (low + high) / 2)
-        following = torch.where(settled, x, following)
-        before = (following - x).abs()
-        x = following
-        if is_concrete(settled) and bool(settled.all()):
+        step = (newton - x).abs()
+        near = inside & (step <= tolerance * (1 + x.abs())) & (value.abs() <= tolerance)
+        following = torch.where(near | (inside & (step <= before / 2)), newton, (low + high) / 2)
+        following = torch.where(done | (value == 0), x, following)
+        done = done | near | (value == 0)
+        before, x = (following - x).abs(), following
+        if is_concrete(done) and bool(done.all()):
             break
     return x
 

@@ -14,7 +14,6 @@ NAMES = {
 # (sample, with * for any; check) -> why.
 CHECKS = {
     # Losses.
-    ("AdaptiveLDRLoss:remembers", "gradcheck"): "its temperature moves with the scores but is a constant in the gradient",
     ("AdaptiveLDRLoss:remembers", "vmapped"): "its memory is written in place, and vmap has one for all",
     ("AdaptiveLDRLoss:remembers", "nan_is_seen_in_transforms"): "its memory is written in place: no vmap",
     ("comp_sum_bound:*", "gradcheck"): "found by bisection, to be read and not descended",

@@ -295,11 +295,16 @@ def test_uses_of_the_test_split_are_counted_across_openings(path: Path) -> None:
 
 
 def python(code: str, *arguments: str) -> subprocess.Popen[str]:
-    """A process of its own that runs ``code`` with this file's CONFIG and ``result``."""
+    """A process of its own that runs ``code`` with this file's CONFIG and ``result``.
+
+    The store needs nothing of what its room loads: without torch and scikit-learn such a process starts at once.
+    """
     prelude = f"""
 from __future__ import annotations
-import resource, signal, sys, time
+import resource, signal, sys, time, types
 from typing import Any
+room = sys.modules["minimand.study"] = types.ModuleType("minimand.study")
+room.__path__ = [{str(Path(inspect.getfile(Store)).parent)!r}]
 from minimand.study.store import Store, StoreFull
 from minimand.study.trial import CurvePoint, Trial, TrialResult
 CONFIG = {CONFIG!r}

@@ -164,11 +164,11 @@ def inverse_of(link: Form, log_weight: Form, growth: tuple[float, float]) -> For
 
     def inverse_link(u: Tensor) -> Tensor:
         ends = log_ratio_bounds(u.dtype, max(0.0, growth[0] - 1), growth[1])
-        target = u.detach()
+        target, scale = u.detach(), 1 + u.detach().abs()
         low, high = (torch.full_like(target, min(max(end, -FARTHEST), FARTHEST)) for end in ends)
 
         def excess(v: Tensor) -> tuple[Tensor, Tensor]:
-            return link(v) - target, (log_weight(v) - v).exp()
+            return (link(v) - target) / scale, (log_weight(v) - v).exp() / scale
 
         root = increasing_root(excess, torch.zeros_like(target), low, high, INVERSION_STEPS)
         return polished(root, lambda v: link(v) - u, lambda v: (log_weight(v) - v).exp())

@@ -78,30 +78,30 @@ def ball_weights(divergence: FDivergence, x: Tensor, log_q: Tensor, radius: Tens
 
 
 def tilted(divergence: FDivergence, z: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """ln p, u = z + t and ln dp/du of p_k = q_k (f')^{-1}(u_k) with sum_k p_k = 1; z <= 0 is 0 somewhere."""
+    """ln p, u = z + t and ln dp/du of p_k = q_k (f')^{-1}(u_k) with sum_k p_k = 1; z <= 0 is 0 somewhere.
+
+    Unless a closed form knows t, Newton finds v = ln p/q where z is 0, and t = f'(e^v).
+    """
+    f = divergence.generator
 
     def weights(t: Tensor, z: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
         log_ratio = divergence.unchecked_inverse_link(z + t)
         present = log_ratio > -inf
-        curvature = divergence.generator.log_weight(torch.where(present, log_ratio, 0))
+        curvature = f.log_weight(torch.where(present, log_ratio, 0))
         return log_q + log_ratio, log_q + torch.where(present, 2 * log_ratio - curvature, -inf)
 
-    def excess(t: Tensor, z: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-        log_p, log_response = weights(t, z, log_q)
+    def excess(v: Tensor, z: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+        log_p, log_response = weights(f.link(v), z, log_q)
         log_mass = log_p.logsumexp(-1, keepdim=True)
-        return log_mass, (log_response.logsumexp(-1, keepdim=True) - log_mass).exp()
+        return log_mass, (log_response.logsumexp(-1, keepdim=True) - log_mass + f.log_weight(v) - v).exp()
 
-    normaliser = divergence.generator.normaliser
-    if normaliser is not None:
-        t = -normaliser(log_q, z)
+    if f.normaliser is not None:
+        t = -f.normaliser(log_q, z)
     else:
         fixed_z, fixed_q = z.detach(), log_q.detach()
-        # no weight passes 1, and at t = -min z every weight has grown
-        top_mass = torch.where(fixed_z == 0, fixed_q, -inf).logsumexp(-1, keepdim=True)
-        high = divergence.link(-top_mass).minimum(-fixed_z.amin(-1, keepdim=True))
-        low = torch.zeros_like(high)
-        root = increasing_root(lambda t: excess(t, fixed_z, fixed_q), high, low, high, NORMALISING_STEPS)
-        t = polished(root, lambda t: excess(t, z, log_q)[0], lambda t: excess(t, z, log_q)[1])
+        high = -torch.where(fixed_z == 0, fixed_q, -inf).logsumexp(-1, keepdim=True)  # where these weights sum to 1
+        v = increasing_root(lambda v: excess(v, fixed_z, fixed_q), high, torch.zeros_like(high), high, NORMALISING_STEPS)
+        t = f.link(polished(v, lambda v: excess(v, z, log_q)[0], lambda v: excess(v, z, log_q)[1]))
     log_p, log_response = weights(t, z, log_q)
     return log_p - log_p.logsumexp(-1, keepdim=True), z + t, log_response
 
