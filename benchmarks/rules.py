@@ -15,7 +15,15 @@ from torch import nn
 
 from minimand import optim
 
-BYTES = {"AdamW": 28, "AdaBelief": 28, "DiffGrad": 36, "Lion": 20, "AdamP": 40, "Momentum": 20, "SGD": 12}  # a parameter
+BYTES = {
+    "AdamW": 28,
+    "AdaBelief": 28,
+    "DiffGrad": 36,
+    "Lion": 20,
+    "AdamP": 40,
+    "Momentum": 20,
+    "SGD": 12,
+}
 
 
 def parameters() -> list[nn.Parameter]:

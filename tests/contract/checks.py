@@ -180,9 +180,13 @@ def wrong_options(part: Part) -> None:
 
 
 def compiled(part: Part) -> None:
-    """``torch.compile(fullgraph=True)`` gives value and gradient of eager mode."""
+    """``torch.compile(fullgraph=True)`` gives value and gradient of eager mode.
+
+    In one graph for every sample; through autograd's own tracing for each part under its first options; down to
+    machine code for one part a room.
+    """
     torch._dynamo.reset()
-    backend = "inductor" if part.name in INDUCTOR else "aot_eager"
+    backend = "inductor" if part.name in INDUCTOR else "eager" if part.is_variant else "aot_eager"
     inputs, built = part.sample(), part.build()
     program = torch.compile(lambda *given: leaves(built(*given)), backend=backend, fullgraph=True)
     same(results(program, inputs), results(part, inputs))

@@ -10,6 +10,7 @@ One that takes something new first says how to make it, and what must be refused
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -70,7 +71,12 @@ class Part:
     @property
     def public_name(self) -> str:
         """The name that this sample covers."""
-        return self.name.split(":")[0]
+        return re.split("[:.]", self.name)[0]
+
+    @property
+    def is_variant(self) -> bool:
+        """Whether another sample runs the same code: under first options, or as the function of this module."""
+        return ":" in self.name or self.function is not None
 
     @property
     def has_reduction(self) -> bool:

@@ -6,17 +6,19 @@ is called with, then come the options to check beside its defaults.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from minimand import losses, optim
+from minimand import divergences, losses, optim
+from minimand.divergences import FDivergence
 from minimand.losses import ScalarSupport
 from minimand.optim import rules
 
-from .declare import Inputs, Takes, Wrong, part, rule
+from .declare import Inputs, Part, Takes, Wrong, part, rule
 
 # Numbers and refusals that several inputs share.
 
@@ -236,7 +238,7 @@ LOSSES = [
     *part(
         losses.comp_sum_bound,
         GAPS,
-        {f"tau_{tau:g}": {"tau": tau, "num_classes": 5} for tau in (0.0, 0.5, 1.0, 1.5, 2.0)},
+        {f"tau_{tau:g}" if tau else "": {"tau": tau, "num_classes": 5} for tau in (0.0, 0.5, 1.0, 1.5, 2.0)},
         plain=False,
         wrong_options={"tau": -1.0, "num_classes": 1},
     ),
@@ -271,7 +273,213 @@ LOSSES = [
     *part(support("decode"), BINS, {"two_hot": {"kind": "two_hot"}}, name="ScalarSupport.decode", **ONE_BIN, **NO_KIND),
 ]
 
-PARTS = [*LOSSES]
+# What divergences take.
+
+
+def log_ratios(rows: int, classes: int, generator: torch.Generator) -> Inputs:
+    return {"log_ratio": normal(rows, generator=generator) / 2}
+
+
+def pair(first: str, second: str, shape: Callable[[Tensor], Tensor]) -> Any:
+    def make(rows: int, classes: int, generator: torch.Generator) -> Inputs:
+        return {name: shape(normal(rows, classes, generator=generator)) for name in (first, second)}
+
+    return make
+
+
+def not_a_pair(first: str, second: str) -> list[Wrong]:
+    """What two inputs (12, 5) of one shape and device must refuse."""
+    return [
+        *not_floating(first),
+        *not_floating(second),
+        Wrong(second, lambda x: x[1:], "(11, 5)"),
+        Wrong(second, lambda x: x.to("meta"), "meta"),
+    ]
+
+
+LOG_RATIO = Takes(log_ratios, scores=("log_ratio",), wrong=not_floating("log_ratio"))
+RATIO = Takes(
+    lambda rows, classes, g: {"ratio": normal(rows, generator=g).exp()},
+    edges={"ratio": (0.0, 1e4, 1.0)},
+    wrong=[*not_floating("ratio"), *not_inside("ratio", 0.0, float("inf"))],
+)
+PAIR_OF_LOGITS = Takes(
+    pair("p_logits", "q_logits", lambda x: x),
+    scores=("p_logits", "q_logits"),
+    wrong=not_a_pair("p_logits", "q_logits"),
+)
+PAIR_OF_LOG_PROBS = Takes(pair("log_p", "log_q", lambda x: x.log_softmax(-1)), wrong=not_a_pair("log_p", "log_q"))
+PAIR_OF_PROBS = Takes(
+    pair("p", "q", lambda x: x.softmax(-1)),
+    edges={"p": (1.0, 0.0, 0.0, 0.0, 0.0)},
+    wrong=[*not_a_pair("p", "q"), *not_inside("p", 0.0, float("inf")), *not_inside("q", 0.0, float("inf"))],
+)
+SAMPLES = Takes(
+    lambda rows, classes, g: {**log_ratios(rows, classes, g), "weights": uniform(rows, generator=g)},
+    scores=("log_ratio",),
+    wrong=[*not_floating("weights"), Wrong("weights", lambda x: x[1:], "(11,)"), *not_inside("weights", 0.0, 1e99)],
+)
+CRITICS = Takes(
+    lambda rows, classes, g: {"v_p": normal(rows, generator=g) / 2, "v_q": normal(rows, generator=g) / 2},
+    scores=("v_p", "v_q"),
+    wrong=[*not_floating("v_p"), *not_floating("v_q"), Wrong("v_q", lambda x: x.to("meta"), "meta")],
+)
+VALUES = Takes(
+    lambda rows, classes, g: {
+        "values": normal(rows, classes, generator=g),
+        "strength": torch.tensor(1.25, dtype=torch.float64),
+        "weights": uniform(rows, classes, generator=g),
+    },
+    scores=("values",),
+    wrong=[
+        *not_floating("values"),
+        Wrong("values", lambda x: x[:, :0], "(12, 0)"),
+        Wrong("strength", lambda x: 0 * x, "0"),
+        Wrong("strength", lambda x: -x, "-1.25"),
+        Wrong("strength", lambda x: x.expand(7), "(7,)"),
+        Wrong("strength", lambda x: x.to("meta"), "meta"),
+        *not_floating("weights"),
+        Wrong("weights", lambda x: x[:, 1:], "(12, 4)"),
+        Wrong("weights", lambda x: x.to("meta"), "meta"),
+        Wrong("weights", lambda x: 0 * x, "0"),
+        *not_inside("weights", 0.0, float("inf")),
+    ],
+)
+BALL = Takes(
+    lambda rows, classes, g: renamed(VALUES.make(rows, classes, g), strength="radius"),
+    scores=("values",),
+    wrong=[
+        *(wrong for wrong in VALUES.wrong if wrong.argument != "strength"),
+        Wrong("radius", lambda x: -x, "-1.25"),
+        Wrong("radius", lambda x: x.expand(7), "(7,)"),
+        Wrong("radius", lambda x: x.to("meta"), "meta"),
+    ],
+)
+TILT = Takes(
+    lambda rows, classes, g: {
+        "reference_logits": normal(rows, classes, generator=g),
+        "values": normal(rows, classes, generator=g),
+        "strength": torch.tensor(1.25, dtype=torch.float64),
+    },
+    scores=("reference_logits", "values"),
+    wrong=[*not_a_pair("reference_logits", "values"), Wrong("strength", lambda x: 0 * x, "0")],
+)
+
+
+def renamed(inputs: Inputs, **names: str) -> Inputs:
+    return {names.get(name, name): x for name, x in inputs.items()}
+
+
+def slopes_of(f: FDivergence) -> Takes:
+    """Slopes below f'(inf), and what lies past it."""
+    top = f.df_at_infinity
+    past = [Wrong("slope", lambda x: x + 1e6, "1e+06" if top < 1e5 else "")] if top < float("inf") else []
+    return Takes(lambda *size: {"slope": f.link(log_ratios(*size)["log_ratio"])}, wrong=[*not_floating("slope"), *past])
+
+
+# What is checked of every divergence: its forms, its values, its worst cases.
+
+
+def forms(make: Callable[..., FDivergence], *methods: str, **parameters: float) -> Callable[..., Any]:
+    f = make(**parameters)
+    return lambda x: tuple(getattr(f, method)(x) for method in methods)
+
+
+def method(make: Callable[..., FDivergence], name: str, **parameters: float) -> Callable[..., Any]:
+    return getattr(make(**parameters), name)
+
+
+SMOOTH = ("f_log", "link", "conjugate_of_link", "weight", "d2f_log")
+
+
+def divergence(
+    make: FDivergence | Callable[..., FDivergence],
+    label: str = "",
+    *,
+    name: str = "",
+    methods: tuple[str, ...] = SMOOTH,
+    wrong: Mapping[str, float] | None = None,
+    **parameters: float,
+) -> list[Part]:
+    """Samples of a divergence, or of one that ``make`` makes from ``parameters``; ``methods`` are its forms."""
+    build = make if callable(make) and not isinstance(make, FDivergence) else lambda: make
+    f = build(**parameters)
+    name, variant = name or getattr(make, "__name__", str(f)), f":{label}" if label else ""
+    shared = {"options": parameters, "wrong_options": wrong or {}}
+    found = [
+        Part(f"{name}.worst_case{variant}", partial(method, build, "regularised_expectation", **parameters), VALUES, **shared),
+    ]
+    if methods:
+        found += [
+            Part(f"{name}.forms{variant}", partial(forms, build, *methods, **parameters), LOG_RATIO, **shared),
+            Part(f"{name}.from_logits{variant}", partial(method, build, "__call__", **parameters), PAIR_OF_LOGITS, **shared),
+        ]
+    if "weight" in methods:
+        found.append(
+            Part(f"{name}.inverse{variant}", partial(forms, build, "inverse_link", "conjugate", **parameters), slopes_of(f))
+        )
+    return found
+
+
+def of_kl(method: str, takes: Takes, variants: Mapping[str, Mapping[str, Any]] | None = None, **fields: Any) -> list[Part]:
+    """Samples of one method of ``FDivergence``."""
+    return part(getattr(divergences.kl, method), takes, variants, name=f"FDivergence.{method}", **fields)
+
+
+TRIANGULAR = partial(FDivergence.from_f_log, "triangular", lambda v: v.expm1() * (v / 2).tanh(), 1.0, 1.0)
+SENSE = {"least": {"sense": "inf"}}
+
+DIVERGENCES = [
+    *divergence(divergences.kl),
+    *divergence(divergences.reverse_kl),
+    *divergence(divergences.jeffreys),
+    *divergence(divergences.pearson),
+    *divergence(divergences.neyman),
+    *divergence(divergences.squared_hellinger),
+    *divergence(divergences.jensen_shannon),
+    *divergence(divergences.softened_kl),
+    *divergence(divergences.softened_reverse_kl),
+    *divergence(divergences.total_variation, methods=("f_log", "link", "conjugate_of_link", "conjugate")),
+    *divergence(divergences.alpha, a=0.5, wrong={"a": float("nan")}),
+    *divergence(divergences.alpha, "cubic", a=3.0),
+    *divergence(divergences.alpha, "negative", a=-2.0),
+    *divergence(divergences.skew_js, beta=0.1, wrong={"beta": 1.0}),
+    *divergence(divergences.skew_kl, beta=0.3, wrong={"beta": 0.0}),
+    *divergence(divergences.cvar, level=0.4, methods=(), wrong={"level": 0.0}),
+    *divergence(2 * divergences.kl, "scaled", name="FDivergence"),
+    *divergence(divergences.pearson + divergences.jensen_shannon, "sum", name="FDivergence"),
+    *divergence(divergences.skew_kl(0.3).reversed(), "reversed", name="FDivergence"),
+    *divergence(TRIANGULAR(), "from_f_log", name="FDivergence"),
+    *of_kl("f_log", LOG_RATIO),
+    *of_kl("link", LOG_RATIO),
+    *of_kl("conjugate_of_link", LOG_RATIO),
+    *of_kl("weight", LOG_RATIO),
+    *of_kl("d2f_log", LOG_RATIO),
+    *of_kl("f", RATIO),
+    *of_kl("df", RATIO),
+    *of_kl("d2f", RATIO),
+    *of_kl("conjugate", slopes_of(divergences.kl)),
+    *of_kl("inverse_link", slopes_of(divergences.kl)),
+    *of_kl("from_log_probs", PAIR_OF_LOG_PROBS),
+    *of_kl("from_probs", PAIR_OF_PROBS),
+    *of_kl("terms", PAIR_OF_LOG_PROBS),
+    *of_kl(
+        "estimate",
+        LOG_RATIO,
+        {"from_p": {"sampled_from": "p"}, "plain": {"control_variate": "none"}, "fitted": {"control_variate": "fitted"}},
+        wrong_options={"sampled_from": "r", "control_variate": "k2"},
+    ),
+    *part(lambda x, weights: divergences.kl.estimate(x, weights=weights), SAMPLES, name="FDivergence.estimate:weighted"),
+    *of_kl("score_weight", LOG_RATIO, {"of_q": {"wrt": "q"}}, wrong_options={"wrt": "r"}),
+    *of_kl("variational_bound", CRITICS),
+    *of_kl("regularised_expectation", VALUES, SENSE, wrong_options={"sense": "max"}),
+    *of_kl("robust_expectation", BALL, SENSE, wrong_options={"sense": "max"}),
+    *of_kl("tilt", TILT),
+    *part(divergences.log_affinity, PAIR_OF_LOGITS, {"": {"a": 0.3}, "two": {"a": 2.0}}, plain=False),
+    *part(divergences.renyi, PAIR_OF_LOGITS, {"": {"a": 0.3}, "one": {"a": 1.0}, "two": {"a": 2.0}}, plain=False),
+]
+
+PARTS = [*DIVERGENCES, *LOSSES]
 
 # Update rules.
 

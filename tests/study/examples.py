@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import numpy as np
 import torch
 from torch import nn
@@ -23,7 +25,7 @@ class Normalised(nn.Module):
 
     def __init__(self, features: int, outputs: int) -> None:
         super().__init__()
-        self.first = nn.Linear(features, 12)
+        self.first = nn.Linear(features, 12, bias=False)  # a bias would get nothing but rounding errors as gradient
         self.norm = nn.BatchNorm1d(12)
         self.head = nn.Linear(12, outputs)
 
@@ -50,7 +52,8 @@ def curve(rows: int = 160, scored: str = "rmse", model=small_mlp) -> Task:
 
 def run(job: Job, name: str) -> dict[str, TrialResult]:
     """Everything an engine yields, by trial key."""
-    return {result.trial.key: result for results in engine(name).run(job) for result in results}
+    with closing(engine(name)) as runner:
+        return {result.trial.key: result for results in runner.run(job) for result in results}
 
 
 def job(task: Task, methods: list[Method], seeds: range = range(3), phase: Phase = "final", **options) -> Job:

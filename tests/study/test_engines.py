@@ -22,11 +22,12 @@ from minimand.hyper import HyperSpec
 from minimand.study.choices import Choice, make_method
 from minimand.study.engines.job import ENGINES, engine
 from minimand.study.engines.process import ProcessEngine
-from minimand.study.engines.worker import Worker, WorkerDied, pack
 from minimand.study.objective import ClassLoss
 from minimand.study.task import Task
 from minimand.study.trial import Trial
-from tests.study.examples import QUICK, Normalised, blobs, curve, job, run, small_mlp
+from tests.study.examples import Normalised, blobs, curve, job, run, small_mlp
+
+ROOT = str(Path(__file__).parents[2])
 
 
 def three_methods(task: Task):
@@ -86,8 +87,15 @@ def deadly(outputs: torch.Tensor, target: torch.Tensor, deadly: torch.Tensor) ->
 DEADLY = Choice("deadly", "loss", ClassLoss(deadly), {"deadly": HyperSpec(0.0)}, kinds=("classification",))
 
 
-def test_a_killed_worker_costs_the_trial_that_it_was_at():
-    task = blobs()
+class Chatty(nn.Linear):
+    def forward(self, x):
+        print("hello from the model")
+        os.write(1, b"\x00\xff raw bytes")
+        return super().forward(x)
+
+
+def test_a_killed_worker_costs_the_trial_that_it_was_at_and_printing_costs_nothing():
+    task = blobs(model=Chatty)
     method = make_method(task, "m", loss=DEADLY)
     trials = [Trial("m", "final", 0, seed, {"loss.deadly": float(seed == 1)}) for seed in range(4)]
     found = list(run(dataclasses.replace(job(task, [method], workers=1), trials=trials), "process").values())
@@ -95,96 +103,77 @@ def test_a_killed_worker_costs_the_trial_that_it_was_at():
     assert found[1].error == "the worker process was killed by SIGKILL: out of memory?"
 
 
-def test_what_a_model_prints_does_not_disturb_the_results():
-    class Chatty(nn.Linear):
-        def forward(self, x):
-            print("hello from the model")
-            os.write(1, b"\x00\xff raw bytes")
-            return super().forward(x)
+class Unloadable:
+    """A model factory that pickles but does not unpickle."""
 
-    task = blobs(model=Chatty)
-    found = run(job(task, [make_method(task, "m")], range(2), workers=1), "process")
-    assert [result.status for result in found.values()] == ["finished", "finished"]
+    def __call__(self, features: int, outputs: int) -> nn.Module:
+        return small_mlp(features, outputs)
+
+    def __reduce__(self):
+        return (int, ("no number",))
 
 
-def test_what_no_worker_can_be_given_runs_in_the_studys_process_and_says_why():
-    lock = threading.Lock()
+class Unpicklable:
+    """A model factory that does not even pickle."""
 
-    def guarded(features: int, outputs: int) -> nn.Module:
-        with lock:
-            return small_mlp(features, outputs)
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
 
-    task = blobs(model=guarded)
+    def __call__(self, features: int, outputs: int) -> nn.Module:
+        return small_mlp(features, outputs)
+
+
+@pytest.mark.parametrize(("model", "reason"), [(Unpicklable(), "lock"), (Unloadable(), "invalid literal for int")])
+def test_what_no_worker_can_be_given_runs_in_the_studys_process_and_says_why(model, reason):
+    task = blobs(model=model)
     for result in run(job(task, [make_method(task, "m")], range(2), workers=2), "process").values():
         assert result.status == "finished"
         assert "trials run in the study's own process" in result.facts["why"]
-        assert "lock" in result.facts["why"]
+        assert reason in result.facts["why"]
 
 
-def test_stopping_early_ends_the_workers():
+def sleepy(outputs: torch.Tensor, target: torch.Tensor, asleep: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy that takes ten minutes where ``asleep`` is 1."""
+    time.sleep(600.0 * float(asleep))
+    return F.cross_entropy(outputs, target)
+
+
+SLEEPY = Choice("sleepy", "loss", ClassLoss(sleepy), {"asleep": HyperSpec(0.0)}, kinds=("classification",))
+
+
+def test_stopping_in_the_middle_of_a_trial_ends_the_workers_at_once():
     task = blobs()
-    slow = dataclasses.replace(QUICK, steps=200_000)
-    results = ProcessEngine().run(job(task, [make_method(task, "m")], range(3), workers=2, budget=slow))
+    trials = [Trial("m", "final", 0, seed, {"loss.asleep": float(seed > 0)}) for seed in range(3)]
+    asked = dataclasses.replace(job(task, [make_method(task, "m", loss=SLEEPY)], workers=1), trials=trials)
     before = set(psutil.Process().children())
-    thread = threading.Thread(target=lambda: next(results, None), daemon=True)
-    thread.start()
-    children = wait_for(lambda: [c for c in set(psutil.Process().children()) - before if c.cpu_times().user > 1])
-    for child in children:
-        assert "minimand.study.engines.worker" in child.cmdline()
-        child.kill()  # each trial then ends as crashed, and the generator can be closed
-    thread.join(60)
+    runner = ProcessEngine()
+    results = runner.run(asked)
+    assert next(results)[0].status == "finished"
+    (worker,) = set(psutil.Process().children()) - before
     results.close()
-    gone, alive = psutil.wait_procs(set(psutil.Process().children()) - before, timeout=10)
-    assert not alive
+    runner.close()
+    assert not worker.is_running()
 
 
-def wait_for(condition, seconds: float = 60.0):
-    """What ``condition`` returns once that is true."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.05)
-    raise AssertionError("it did not come true in time")
+def test_a_worker_ends_in_the_middle_of_a_trial_when_its_parent_is_killed():
+    code = """
+        from minimand.study import Trial, make_method
+        from minimand.study.engines.worker import Worker, pack
+        from tests.study.examples import QUICK, blobs
+        from tests.study.test_engines import SLEEPY
 
-
-def test_a_worker_ends_when_its_parent_is_killed(tmp_path):
-    task = blobs()
-    script = tmp_path / "parent.py"
-    script.write_text(
-        "import time\n"
-        "from minimand.study.engines.worker import Worker, pack\n"
-        "worker = Worker(pack((None, {}, None, 'cpu')))\n"
-        "print(worker.process.pid, flush=True)\n"
-        "time.sleep(600)\n"
-    )
-    code = script.read_text().replace("(None, {}, None, 'cpu')", "('task', {}, None, 'cpu')")
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        task = blobs()
+        worker = Worker(pack((task, {"m": make_method(task, "m", loss=SLEEPY)}, QUICK, "cpu")))
+        print(worker.process.pid, flush=True)
+        worker.run(Trial("m", "final", 0, 0, {"loss.asleep": 1.0}))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert parent.stdout is not None
     worker = psutil.Process(int(parent.stdout.readline()))
-    parent.send_signal(signal.SIGKILL)
+    parent.kill()
     parent.wait()
     worker.wait(timeout=30)
-    assert task is not None
-
-
-def test_a_worker_that_cannot_load_the_task_says_so():
-    class Unloadable:
-        def __reduce__(self):
-            return (int, ("not a number",))
-
-    with pytest.raises(ValueError, match="invalid literal for int"):
-        Worker(pack(Unloadable()))
-
-
-def test_a_dead_worker_is_told_from_an_answer():
-    task = blobs()
-    worker = Worker(pack((task, {"m": make_method(task, "m")}, QUICK, "cpu")))
-    worker.process.kill()
-    with pytest.raises(WorkerDied, match="killed by SIGKILL"):
-        worker.run(Trial("m", "final", 0, 0, {}))
-    worker.kill()
 
 
 SCRIPT = """
@@ -225,15 +214,13 @@ def test_a_script_without_a_main_guard_can_use_worker_processes(tmp_path):
 def cluster(tmp_path_factory):
     """A local Ray of two workers."""
     ray = pytest.importorskip("ray")
-    root = str(Path(__file__).parents[2])
-    os.environ["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
-    sys.path.insert(0, root)  # the workers import the functions of this file by its name
     from minimand.study.engines.ray import _connected
 
-    _connected(workers=2)
-    yield ray
-    ray.shutdown()
-    sys.path.remove(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT)  # the workers import this file by its name
+        _connected(workers=2)
+        yield ray
+        ray.shutdown()
 
 
 def test_ray_gives_the_numbers_of_the_batched_engine(cluster, batched):

@@ -63,16 +63,9 @@ def ball_weights(divergence: FDivergence, x: Tensor, log_q: Tensor, radius: Tens
         mean = (response * u).sum(-1, keepdim=True) / response.sum(-1, keepdim=True)
         return divergence.terms(log_p, log_q).sum(-1, keepdim=True), (response * (u - mean) ** 2).sum(-1, keepdim=True)
 
-    def log_excess(w: Tensor) -> tuple[Tensor, Tensor]:
-        reached, rate = distance(w, z.detach(), log_q.detach())
-        return (reached / radius.detach()).log(), rate / reached
-
-    q = log_q.exp()
-    variance = (q * z**2).sum(-1, keepdim=True) - (q * z).sum(-1, keepdim=True) ** 2
-    curvature = divergence.generator.log_weight(torch.zeros_like(radius)).exp()
-    start = ((2 * radius * curvature / variance).log() / 2).nan_to_num(0.0).clamp(-COLDEST, COLDEST).detach()
-    low, high = torch.full_like(start, -COLDEST), torch.full_like(start, COLDEST)
-    w = increasing_root(log_excess, start, low, high, RADIUS_STEPS)
+    fixed_z, fixed_q, target = z.detach(), log_q.detach(), radius.detach()
+    high = torch.full_like(farthest, COLDEST)
+    w = increasing_root(lambda w: (distance(w, fixed_z, fixed_q)[0] / target).log(), -high, high, RADIUS_STEPS)
     w = polished(w, lambda w: distance(w, z, log_q)[0] - radius, lambda w: distance(w, z, log_q)[1])
     return torch.where(attained, log_best, tilted(divergence, z * w.exp(), log_q)[0])
 
@@ -90,18 +83,21 @@ def tilted(divergence: FDivergence, z: Tensor, log_q: Tensor) -> tuple[Tensor, T
         curvature = f.log_weight(torch.where(present, log_ratio, 0))
         return log_q + log_ratio, log_q + torch.where(present, 2 * log_ratio - curvature, -inf)
 
-    def excess(v: Tensor, z: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-        log_p, log_response = weights(f.link(v), z, log_q)
-        log_mass = log_p.logsumexp(-1, keepdim=True)
-        return log_mass, (log_response.logsumexp(-1, keepdim=True) - log_mass + f.log_weight(v) - v).exp()
+    def log_mass(v: Tensor, z: Tensor, log_q: Tensor) -> Tensor:
+        return weights(f.link(v), z, log_q)[0].logsumexp(-1, keepdim=True)
 
+    def slope(v: Tensor) -> Tensor:
+        log_p, log_response = weights(f.link(v), fixed_z, fixed_q)
+        log_rate = log_response.logsumexp(-1, keepdim=True) - log_p.logsumexp(-1, keepdim=True)
+        return (log_rate + f.log_weight(v) - v).exp()
+
+    fixed_z, fixed_q = z.detach(), log_q.detach()
     if f.normaliser is not None:
         t = -f.normaliser(log_q, z)
     else:
-        fixed_z, fixed_q = z.detach(), log_q.detach()
         high = -torch.where(fixed_z == 0, fixed_q, -inf).logsumexp(-1, keepdim=True)  # where these weights sum to 1
-        v = increasing_root(lambda v: excess(v, fixed_z, fixed_q), high, torch.zeros_like(high), high, NORMALISING_STEPS)
-        t = f.link(polished(v, lambda v: excess(v, z, log_q)[0], lambda v: excess(v, z, log_q)[1]))
+        v = increasing_root(lambda v: log_mass(v, fixed_z, fixed_q), torch.zeros_like(high), high, NORMALISING_STEPS)
+        t = f.link(polished(v, lambda v: log_mass(v, z, log_q), slope))
     log_p, log_response = weights(t, z, log_q)
     return log_p - log_p.logsumexp(-1, keepdim=True), z + t, log_response
 

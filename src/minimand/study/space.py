@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
@@ -9,7 +11,7 @@ from torch.quasirandom import SobolEngine
 from minimand.hyper import LogUniform, Uniform
 from minimand.study.method import Method
 
-MAX_DIMENSIONS = 64  # the sequence is always drawn in this many and cut, so that a method's points are its own alone
+MAX_DIMENSIONS = 32  # the sequence is always drawn in this many and cut, so that a method's points are its own alone
 FIRST_AXES = ("rule", "loss")  # the sequence is evenest in its first dimensions, and learning rates matter most
 
 
@@ -58,16 +60,16 @@ def candidates(method: Method, count: int, seed: int) -> list[dict[str, float]]:
     if len(ranges) > MAX_DIMENSIONS:
         raise ValueError(f"{method.name!r} must tune at most {MAX_DIMENSIONS} numbers; it has {len(ranges)}")
     found = [{name: hypers[name].default for name in ranges}]
-    for point in unit_points(count - 1, seed).tolist():
+    for point in unit_points(count - 1, seed).tolist() if count > 1 else ():
         found.append({name: range_.at(x) for (name, range_), x in zip(ranges.items(), point, strict=False)})
     return [{**setting, **method.fixed} for setting in found]
 
 
+@functools.lru_cache(maxsize=8)  # scrambling takes tens of milliseconds, and every method asks for the same
 def unit_points(count: int, seed: int) -> Tensor:
-    """Points (count, 64) of a scrambled Sobol sequence in the unit cube; the first k are those of any longer run.
+    """Points (count, 32) of a scrambled Sobol sequence in the unit cube; the first k are those of any longer run.
 
     >>> bool((unit_points(3, seed=1) == unit_points(9, seed=1)[:3]).all())
     True
     """
-    points = SobolEngine(MAX_DIMENSIONS, scramble=True, seed=seed).draw(max(count, 1), dtype=torch.float64)
-    return points[:count]
+    return SobolEngine(MAX_DIMENSIONS, scramble=True, seed=seed).draw(count, dtype=torch.float64)

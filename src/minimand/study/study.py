@@ -196,7 +196,6 @@ class Study:
 
     def _run_trials(self, results: dict[str, TrialResult], store: Store | None, hook: Hook) -> None:
         """Both phases; every list of results is stored before the next one is computed."""
-        runner = engine(self.engine)
         tuning = self.tuning_trials()
         total = len(tuning) + len(self.methods) * len(self.seeds)
         done = float(len(results))
@@ -228,11 +227,12 @@ class Study:
                         store.add(chunk)
                     results.update((result.trial.key, result) for result in chunk)
 
-        run(tuning, "tuning")
-        finals = self.final_trials(results)
-        if store is not None and not any(trial.key in results for trial in finals):
-            store.count_test_use()
-        run(finals, "final")
+        with closing(engine(self.engine)) as runner:
+            run(tuning, "tuning")
+            finals = self.final_trials(results)
+            if store is not None and not any(trial.key in results for trial in finals):
+                store.count_test_use()
+            run(finals, "final")
 
     def _winner(self, tuned: Sequence[TrialResult]) -> Trial:
         """The finished trial with the best validation score, the first of equals; the defaults if none finished."""

@@ -35,6 +35,7 @@ class BatchedEngine:
     def __init__(self) -> None:
         self._stacks: dict[tuple[str, bool], _Stack] = {}
         self._refused: dict[str, str] = {}
+        self._process = ProcessEngine()
 
     def run(self, job: Job) -> Iterator[list[TrialResult]]:
         """Run every open trial once; a list of results is a chunk."""
@@ -43,8 +44,12 @@ class BatchedEngine:
                 yield from self._run_method(job, name, trials)
         left = {name for name in job.by_method() if name in self._refused}
         rest = replace(job, trials=[trial for trial in job.trials if trial.method in left])
-        for results in ProcessEngine().run(rest):
+        for results in self._process.run(rest):
             yield [with_facts(r, **{WHY: _joined(self._refused[r.trial.method], r.facts.get(WHY))}) for r in results]
+
+    def close(self) -> None:
+        """End the process engine's workers."""
+        self._process.close()
 
     def _run_method(self, job: Job, name: str, trials: Sequence[Trial]) -> Iterator[list[TrialResult]]:
         """Run a method's trials in chunks, unless it turns out that they cannot be stacked."""

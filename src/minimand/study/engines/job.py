@@ -70,6 +70,10 @@ class Engine(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Let go of processes; the engine may be used again."""
+        ...
+
 
 def engine(name: str) -> Engine:
     """The engine called ``name``. "auto" is "batched", which hands what it cannot stack to "process"."""

@@ -22,6 +22,9 @@ class ProcessEngine:
     results' facts say why.
     """
 
+    def __init__(self) -> None:
+        self._crew: _Crew | None = None
+
     def run(self, job: Job) -> Iterator[list[TrialResult]]:
         """Run every open trial once."""
         trials = job.open()
@@ -29,24 +32,26 @@ class ProcessEngine:
         facts = {ENGINE: "process"}
         if count:
             try:
-                crew = _Crew(_payload(job), count, trials)
+                if self._crew is None or not self._crew.knows(job):
+                    self.close()
+                    self._crew = _Crew(job)
+                results = self._crew.run(trials, count)
             except Exception as error:  # pickling runs the user's code and may raise anything
                 reason = " ".join(str(error).split())[:200]
                 facts[WHY] = f"trials run in the study's own process: workers cannot take the model or loss ({reason})"
             else:
-                yield from self._with(crew, job, facts)
+                for result in results:
+                    job.advance(1.0)
+                    yield [with_facts(result, **facts)]
                 return
         for trial in trials:
             yield [with_facts(train(job.recipe(trial.method), trial, job.advance), **facts)]
 
-    def _with(self, crew: _Crew, job: Job, facts: dict[str, str]) -> Iterator[list[TrialResult]]:
-        try:
-            for _ in range(crew.trials):
-                result = crew.results.get()
-                job.advance(1.0)
-                yield [with_facts(result, **facts)]
-        finally:
-            crew.close()
+    def close(self) -> None:
+        """End the workers; the engine may be used again."""
+        if self._crew is not None:
+            self._crew.close()
+            self._crew = None
 
 
 def _workers(job: Job) -> int:
@@ -58,69 +63,76 @@ def _workers(job: Job) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _payload(job: Job) -> bytes:
-    """What a worker needs beside its trials."""
-    methods = {name: job.methods[name] for name in job.by_method()}
-    return pack((on_device(job.task, "cpu"), methods, job.budget, str(job.task.train.inputs.device)))
-
-
 class _Crew:
-    """Workers and a thread for each, which hands its worker the next trial. ValueError where they cannot start."""
+    """Workers that know a study, and while they work a thread for each, which hands its worker the next trial.
 
-    def __init__(self, payload: bytes, count: int, trials: Sequence[Trial]) -> None:
-        self.results: queue.SimpleQueue[TrialResult] = queue.SimpleQueue()
-        self.trials = len(trials)
-        self._payload = payload
-        self._waiting: queue.SimpleQueue[Trial] = queue.SimpleQueue()
-        for trial in trials:
-            self._waiting.put(trial)
+    ValueError where no worker can be started with the study.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._study = (job.task, job.methods, job.budget)
+        device = job.task.train.inputs.device
+        self._payload = pack((on_device(job.task, "cpu"), dict(job.methods), job.budget, str(device)))
+        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
-        self._running: set[Worker] = set()
-        first = self._hire()  # alone, so that what no worker can load is found out at once
-        self._threads = [
-            threading.Thread(target=self._serve, args=(first if i == 0 else None,), daemon=True) for i in range(count)
-        ]
-        for thread in self._threads:
+        self._alive: set[Worker] = set()
+        self._idle.put(self._hire())  # one at once: what no worker can load is found out before anything runs
+
+    def knows(self, job: Job) -> bool:
+        """Whether the workers were given this job's task, methods and budget."""
+        task, methods, budget = self._study
+        return task is job.task and methods is job.methods and budget == job.budget
+
+    def run(self, trials: Sequence[Trial], count: int) -> Iterator[TrialResult]:
+        """Results as trials end, from ``count`` workers."""
+        waiting: queue.SimpleQueue[Trial] = queue.SimpleQueue()
+        results: queue.SimpleQueue[TrialResult] = queue.SimpleQueue()
+        for trial in trials:
+            waiting.put(trial)
+        threads = [threading.Thread(target=self._serve, args=(waiting, results), daemon=True) for _ in range(count)]
+        for thread in threads:
             thread.start()
+        for _ in trials:
+            yield results.get()
 
     def close(self) -> None:
-        """End all workers and wait for their threads."""
+        """End all workers, whatever they are doing."""
         with self._lock:
             self._closed = True
-            for worker in self._running:
-                worker.process.kill()
-        for thread in self._threads:
-            thread.join()
+            for worker in self._alive:
+                worker.kill()
 
     def _hire(self) -> Worker:
         worker = Worker(self._payload)
         with self._lock:
-            self._running.add(worker)
+            self._alive.add(worker)
             if self._closed:
-                worker.process.kill()
+                worker.kill()
         return worker
 
-    def _dismiss(self, worker: Worker) -> None:
-        with self._lock:
-            self._running.discard(worker)
-        worker.kill()
-
-    def _serve(self, worker: Worker | None) -> None:
+    def _serve(self, waiting: queue.SimpleQueue[Trial], results: queue.SimpleQueue[TrialResult]) -> None:
+        worker = None
         while not self._closed:
             try:
-                trial = self._waiting.get_nowait()
+                trial = waiting.get_nowait()
             except queue.Empty:
                 break
             started = time.perf_counter()
             try:
-                worker = worker or self._hire()
+                worker = worker or self._idle_or_new()
                 result = worker.run(trial)
             except Exception as error:  # a thread that ended without an answer would leave the study waiting
                 result = crashed(trial, str(error), time.perf_counter() - started)
                 if worker is not None:
-                    self._dismiss(worker)
+                    worker.kill()
                 worker = None
-            self.results.put(result)
+            results.put(result)
         if worker is not None:
-            self._dismiss(worker)
+            self._idle.put(worker)
+
+    def _idle_or_new(self) -> Worker:
+        try:
+            return self._idle.get_nowait()
+        except queue.Empty:
+            return self._hire()

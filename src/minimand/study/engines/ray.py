@@ -37,9 +37,11 @@ class RayEngine:
         if not trials:
             return
         ray = _connected(job.workers)
-        methods = {name: job.methods[name] for name in job.by_method()}
         device = job.task.train.inputs.device.type  # its number is Ray's business
-        name, payload = uuid.uuid4().hex, ray.put(pack((on_device(job.task, "cpu"), methods, job.budget, device)))
+        name, payload = (
+            uuid.uuid4().hex,
+            ray.put(pack((on_device(job.task, "cpu"), dict(job.methods), job.budget, device))),
+        )
         remote = ray.remote(num_cpus=1, num_gpus=int(device == "cuda"), max_retries=RETRIES)(run_trial)
         running = {remote.remote(name, payload, trial): (trial, time.perf_counter()) for trial in trials}
         try:
@@ -55,6 +57,9 @@ class RayEngine:
         finally:
             for reference in running:
                 ray.cancel(reference, force=True)
+
+    def close(self) -> None:
+        """Leave the cluster as it is: it may be someone else's, and a local one ends with this process."""
 
 
 def run_trial(name: str, payload: bytes, trial: Trial) -> TrialResult:

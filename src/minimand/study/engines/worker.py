@@ -52,12 +52,9 @@ class Worker:
         return self._ask(pickle.dumps(trial))
 
     def kill(self) -> None:
-        """End the process, whatever it is doing."""
+        """End the process, whatever it is doing. A thread that waits for its answer gets WorkerDied."""
         self.process.kill()
         self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
 
     def _ask(self, message: bytes) -> Any:
         assert self.process.stdin is not None
