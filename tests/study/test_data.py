@@ -246,10 +246,10 @@ def test_columns_are_typed() -> None:
 
 
 def test_row_number_under_an_id_name_is_dropped() -> None:
-    frame = two_classes().assign(**{"Unnamed: 0": range(40), "customer_id": range(40)})
-    task = read_task(frame, "y")
-    assert task.num_features == 1
-    assert task.facts["Dropped columns"].count("a number that names the row") == 2
+    ids = {name: range(40) for name in ("Unnamed: 0", "customer_id", "PassengerId", "ID")}
+    task = read_task(two_classes().assign(**ids, humid=range(40)), "y")
+    assert task.num_features == 2  # "a" and "humid"
+    assert task.facts["Dropped columns"].count("a number that names the row") == 4
 
 
 def test_dates_become_days_and_the_parts_that_vary() -> None:

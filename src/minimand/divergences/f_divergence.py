@@ -144,13 +144,13 @@ class FDivergence:
                 link=lambda v: c * f.link(v),
                 conjugate_of_link=lambda v: c * f.conjugate_of_link(v),
                 log_weight=lambda v: f.log_weight(v) + torch.full_like(v, c).log(),
-                inverse_link=lambda u: f.inverse_link(u / c),
+                climb=lambda v, z: f.climb(v, z / c),
                 f_at_zero=c * f.f_at_zero,
                 df_at_infinity=c * f.df_at_infinity,
                 df_at_zero=c * f.df_at_zero,
                 conjugate_at_top=c * f.conjugate_at_top,
                 growth=f.growth,
-                normaliser=normaliser and (lambda log_q, z: c * normaliser(log_q, z / c)),
+                normaliser=normaliser and (lambda log_q, z: normaliser(log_q, z / c)),
                 literature=literature and (lambda x, y: c * literature(x, y)),
                 kink=f.kink and f.kink.scaled(c),
                 mirror=lambda: c * self.reversed(),
@@ -272,7 +272,7 @@ class FDivergence:
         if f.kink is not None:
             return downcast(f.kink.conjugate(u), slope.dtype)
         inside = ~(u >= f.df_at_infinity)
-        value = self.conjugate_of_link(self.unchecked_inverse_link(torch.where(inside, u, 0)))
+        value = self.conjugate_of_link(self._inverse(torch.where(inside, u, 0)))
         end = torch.where(u > f.df_at_infinity, inf, f.conjugate_at_top)
         return downcast(torch.where(inside, value, end), slope.dtype)
 
@@ -289,12 +289,18 @@ class FDivergence:
             raise ValueError(f"slope must be below f'(inf) = {top:g} of {self.name}; got {u.max():g}")
         inside = ~(u >= top)
         end = torch.where(u > top, torch.nan, torch.full_like(u, inf))
-        return downcast(torch.where(inside, self.unchecked_inverse_link(torch.where(inside, u, 0)), end), slope.dtype)
+        return downcast(torch.where(inside, self._inverse(torch.where(inside, u, 0)), end), slope.dtype)
 
-    def unchecked_inverse_link(self, slope: Tensor) -> Tensor:
-        """``inverse_link`` of slopes in float32 or float64 that are known to be below f'(inf)."""
-        inside = ~(slope <= self.generator.df_at_zero)
-        return torch.where(inside, self.generator.inverse_link(torch.where(inside, slope, 0)), -inf)
+    def _inverse(self, slope: Tensor) -> Tensor:
+        return self.climb(torch.zeros_like(slope), slope)
+
+    def climb(self, log_ratio: Tensor, rise: Tensor) -> Tensor:
+        """The l with f'(e^l) = f'(e^v) + z, in float32 or float64; -inf where that is f'(0) or less."""
+        f = self.generator
+        inside = torch.ones_like(log_ratio + rise, dtype=torch.bool)
+        if isfinite(f.df_at_zero):
+            inside = ~(f.link(log_ratio) + rise <= f.df_at_zero)
+        return torch.where(inside, f.climb(log_ratio, torch.where(inside, rise, 0)), -inf)
 
     def _of_log_ratio(
         self, form: Form, log_ratio: Tensor, right: float, left: float, at_zero: float, at_infinity: float

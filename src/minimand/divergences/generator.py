@@ -55,12 +55,13 @@ class Generator:
         link: f'(e^l).
         conjugate_of_link: f*(f'(e^l)) = e^l f'(e^l) - f(e^l).
         log_weight: ln h, h(r) = f''(r) r^2.
-        inverse_link: ln (f')^{-1}(u) for f'(0) < u < f'(inf).
+        climb: from v and z the log-ratio l at which f' is higher by z, f'(e^l) = f'(e^v) + z, where f' takes that
+            value: ``climb(0, u)`` is ln (f')^{-1}(u). From v = 0 alone the digits near f'(inf) would be lost.
         f_at_zero, df_at_infinity: the limits f(0) and f'(inf), ``inf`` where there is none.
         df_at_zero, conjugate_at_top: the limits f'(0) and f*(f'(inf)), where finite.
         growth: (a, b) with f*(f'(r)) = O(r^a) at infinity and f'(r) = O(r^-b) at zero, logarithms aside. It says
             how far l may go before an exponential has to be held.
-        normaliser: the s at which sum_k q_k (f')^{-1}(z_k - s) = 1, from ln q and z, where closed.
+        normaliser: the v at which sum_k q_k e^climb(v, z_k) = 1, from ln q and z, where closed.
         literature: the perspective of f as papers print it, where that is not the standard form.
         kink: what replaces the inverse of f' where f is not smooth.
         mirror: the divergence with its arguments swapped, where that has a row of its own.
@@ -73,7 +74,7 @@ class Generator:
     link: Form
     conjugate_of_link: Form
     log_weight: Form
-    inverse_link: Form
+    climb: Form2
     f_at_zero: float
     df_at_infinity: float
     df_at_zero: float = -inf
@@ -113,7 +114,7 @@ def derived(
     known.setdefault("link", link_of(perspective))
     known.setdefault("conjugate_of_link", conjugate_of_link_of(perspective))
     known.setdefault("log_weight", log_weight_of(perspective))
-    known.setdefault("inverse_link", inverse_of(known["link"], known["log_weight"], growth))
+    known.setdefault("climb", climb_of(known["link"], known["log_weight"], growth))
     return Generator(name, perspective, f_at_zero=f_at_zero, df_at_infinity=df_at_infinity, growth=growth, **known)
 
 
@@ -159,15 +160,19 @@ def log_weight_of(perspective: Form2) -> Form:
     return log_weight
 
 
-def inverse_of(link: Form, log_weight: Form, growth: tuple[float, float]) -> Form:
-    """ln (f')^{-1}(u) by search: differentiable because f' is, not through the search."""
+def climb_of(link: Form, log_weight: Form, growth: tuple[float, float]) -> Form2:
+    """The l with f'(e^l) = f'(e^v) + z by search: differentiable because f' is, not through the search."""
 
-    def inverse_link(u: Tensor) -> Tensor:
-        target = u.detach()
-        ends = log_ratio_bounds(u.dtype, max(0.0, growth[0] - 1), growth[1])
+    def climb(v: Tensor, z: Tensor) -> Tensor:
+        slope = link(v) + z
+        target = slope.detach()
+        scale = 1 + target.abs()
+        ends = log_ratio_bounds(z.dtype, max(0.0, growth[0] - 1), growth[1])
         low, high = (torch.full_like(target, min(max(end, -FARTHEST), FARTHEST)).asinh() for end in ends)
-        # in asinh(l), in which both small and large log-ratios are near
-        root = increasing_root(lambda s: link(s.sinh()) - target, low, high, INVERSION_STEPS).sinh()
-        return polished(root, lambda v: link(v) - u, lambda v: (log_weight(v) - v).exp())
+        # in asinh(l), where both small and large log-ratios are near
+        root = increasing_root(
+            lambda s: (link(s.sinh()) - target) / scale, low, high, INVERSION_STEPS, torch.finfo(z.dtype).eps
+        )
+        return polished(root.sinh(), lambda x: link(x) - slope, lambda x: (log_weight(x) - x).exp())
 
-    return inverse_link
+    return climb

@@ -19,7 +19,7 @@ from minimand._numerics import exp_difference, log_mixture
 from minimand.divergences.f_divergence import FDivergence
 from minimand.divergences.generator import Generator
 from minimand.divergences.kinks import TV_KINK, cvar_kink, no_form
-from minimand.divergences.lambert import inverse_tangent_gap, omega, scaled_tangent_gap
+from minimand.divergences.lambert import inverse_tangent_gap, omega, scaled_tangent_gap, tangent_gap
 from minimand.hyper import HyperSpec
 
 LN2 = log(2)
@@ -89,11 +89,11 @@ kl = _row(
     link=lambda v: v,
     conjugate_of_link=torch.expm1,
     log_weight=lambda v: v,
-    inverse_link=lambda u: u,
+    climb=lambda v, z: v + z,
     f_at_zero=1.0,
     df_at_infinity=inf,
     growth=(1, 0),
-    normaliser=lambda log_q, z: (log_q + z).logsumexp(-1, keepdim=True),
+    normaliser=lambda log_q, z: -(log_q + z).logsumexp(-1, keepdim=True),
     literature=lambda x, y: x.exp() * (x - y),
     mirror=lambda: reverse_kl,
     about="""KL(p || q) = sum p ln(p/q): f(t) = t ln t - t + 1.
@@ -108,7 +108,7 @@ reverse_kl = _row(
     link=lambda v: -torch.expm1(-v),
     conjugate_of_link=lambda v: v,
     log_weight=torch.zeros_like,
-    inverse_link=lambda u: -_log1p(-u),
+    climb=lambda v, z: v - _log1p(-z * v.exp()),
     f_at_zero=inf,
     df_at_infinity=1.0,
     growth=(0, 1),
@@ -126,7 +126,7 @@ jeffreys = _row(
     link=lambda v: v - torch.expm1(-v),
     conjugate_of_link=lambda v: v + torch.expm1(v),
     log_weight=lambda v: -F.logsigmoid(-v),
-    inverse_link=lambda u: -omega(1 - u),
+    climb=lambda v, z: -omega((-v).exp() - v - z),
     f_at_zero=inf,
     df_at_infinity=inf,
     growth=(1, 1),
@@ -140,7 +140,7 @@ pearson = _row(
     link=lambda v: 2 * torch.expm1(v),
     conjugate_of_link=lambda v: torch.expm1(2 * v),
     log_weight=lambda v: 2 * v + LN2,
-    inverse_link=lambda u: _log1p(u / 2),
+    climb=lambda v, z: v + _log1p(z / 2 * (-v).exp()),
     f_at_zero=1.0,
     df_at_infinity=inf,
     df_at_zero=-2.0,
@@ -157,7 +157,7 @@ neyman = _row(
     link=lambda v: -torch.expm1(-2 * v),
     conjugate_of_link=lambda v: -2 * torch.expm1(-v),
     log_weight=lambda v: LN2 - v,
-    inverse_link=lambda u: -_log1p(-u) / 2,
+    climb=lambda v, z: v - _log1p(-z * (2 * v).exp()) / 2,
     f_at_zero=inf,
     df_at_infinity=1.0,
     conjugate_at_top=2.0,
@@ -172,7 +172,7 @@ squared_hellinger = _row(
     link=lambda v: -torch.expm1(-v / 2) / 2,
     conjugate_of_link=lambda v: torch.expm1(v / 2) / 2,
     log_weight=lambda v: v / 2 - 2 * LN2,
-    inverse_link=lambda u: -2 * _log1p(-2 * u),
+    climb=lambda v, z: v - 2 * _log1p(-2 * z * (v / 2).exp()),
     f_at_zero=0.5,
     df_at_infinity=0.5,
     growth=(0.5, 0.5),
@@ -188,7 +188,7 @@ softened_kl = _row(
     link=lambda v: log_mixture(v, 0.5),
     conjugate_of_link=lambda v: torch.expm1(v) - log_mixture(v, 0.5),
     log_weight=lambda v: v + F.logsigmoid(v),
-    inverse_link=lambda u: _log1p(2 * torch.expm1(u)),
+    climb=lambda v, z: v + _log1p((1 + (-v).exp()) * torch.expm1(z)),
     f_at_zero=1 - LN2,
     df_at_infinity=inf,
     df_at_zero=-LN2,
@@ -205,8 +205,8 @@ softened_reverse_kl = _row(
     link=lambda v: log_mixture(-v, 0.5) - torch.expm1(-v),
     conjugate_of_link=lambda v: -log_mixture(-v, 0.5),
     log_weight=lambda v: F.logsigmoid(-v),
-    # w = 1 + 1/t solves w - ln w = 2 - ln 2 - u, w > 1
-    inverse_link=lambda u: -inverse_tangent_gap(1 - LN2 - u, +1).expm1().log(),
+    # with y = ln(1 + 1/t), f'(inf) - f'(t) = e^y - 1 - y
+    climb=lambda v, z: -inverse_tangent_gap(tangent_gap(-F.logsigmoid(v)) - z, +1).expm1().log(),
     f_at_zero=inf,
     df_at_infinity=1 - LN2,
     conjugate_at_top=LN2,
@@ -223,7 +223,7 @@ total_variation = _row(
     link=lambda v: v.sign() / 2,
     conjugate_of_link=lambda v: v.sign() / 2,
     log_weight=no_form("total_variation", "curvature"),
-    inverse_link=no_form("total_variation", "inverse link"),
+    climb=no_form("total_variation", "inverse link"),
     f_at_zero=0.5,
     df_at_infinity=0.5,
     df_at_zero=-0.5,
@@ -268,7 +268,7 @@ def alpha(a: float) -> FDivergence:
             link=lambda v: _power(a - 1, v),
             conjugate_of_link=lambda v: _power(a, v),
             log_weight=lambda v: a * v,
-            inverse_link=lambda u: u if a == 1 else _log1p((a - 1) * u) / (a - 1),
+            climb=lambda v, z: v + z if a == 1 else v + _log1p((a - 1) * z * ((1 - a) * v).exp()) / (a - 1),
             f_at_zero=1 / a if a > 0 else inf,
             df_at_infinity=1 / (1 - a) if a < 1 else inf,
             df_at_zero=-1 / (a - 1) if a > 1 else -inf,
@@ -283,12 +283,18 @@ def alpha(a: float) -> FDivergence:
 
 def _skew_js_forms(b: float) -> dict[str, Any]:
     c = 1 - b
+
+    def climb(v: Tensor, z: Tensor) -> Tensor:
+        # t / m grows to e^(z / b) times what it was, and t = c (t / m) / (1 - b t / m), 1 - b t / m = c / m
+        rise = torch.expm1(z / b)
+        return v + z / b - _log1p(-b / c * v.exp() * rise)
+
     return {
         "perspective": lambda x, y: b * _kl_to_mixture(x, y, b) + c * _kl_to_mixture(y, x, c),
         "link": lambda v: -b * log_mixture(-v, c),
         "conjugate_of_link": lambda v: c * log_mixture(v, b),
         "log_weight": lambda v: log(b * c) - log_mixture(-v, c),
-        "inverse_link": lambda u: u / b - _log1p(-b / c * torch.expm1(u / b)),
+        "climb": climb,
         "f_at_zero": -c * log(c),
         "df_at_infinity": -b * log(b),
         "growth": (0, 0),
@@ -341,10 +347,10 @@ def skew_kl(beta: float) -> FDivergence:
     SHARE.check("beta", beta)
     b, c = beta, 1 - beta
 
-    def inverse_link(u: Tensor) -> Tensor:
-        # k = b t / m in (0, 1) solves k - ln k = b - ln b - u
-        log_k = inverse_tangent_gap(-log(b) - c - u, -1)
-        return log_k - (-torch.expm1(log_k)).log() - log(b / c)
+    def climb(v: Tensor, z: Tensor) -> Tensor:
+        # with y = ln(b t / m), f'(inf) - f'(t) = e^y - 1 - y
+        y = inverse_tangent_gap(tangent_gap(log(b) - log_mixture(-v, c)) - z, -1)
+        return y - (-torch.expm1(y)).log() - log(b / c)
 
     return FDivergence(
         Generator(
@@ -353,7 +359,7 @@ def skew_kl(beta: float) -> FDivergence:
             link=lambda v: -log_mixture(-v, c) + c * torch.expm1(-log_mixture(v, b)),
             conjugate_of_link=lambda v: c * torch.expm1(-log_mixture(-v, c)),
             log_weight=lambda v: 2 * log(c) - log_mixture(-v, c) - log_mixture(v, b),
-            inverse_link=inverse_link,
+            climb=climb,
             f_at_zero=c,
             df_at_infinity=-log(b) - c,
             conjugate_at_top=c * c / b,
@@ -386,7 +392,7 @@ def cvar(level: float) -> FDivergence:
             link=no_form(name, "link"),
             conjugate_of_link=no_form(name, "link"),
             log_weight=no_form(name, "curvature"),
-            inverse_link=no_form(name, "inverse link"),
+            climb=no_form(name, "inverse link"),
             f_at_zero=0.0,
             df_at_infinity=inf,
             growth=(0, 0),

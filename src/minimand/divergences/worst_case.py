@@ -1,7 +1,7 @@
 """The weights that maximise an expectation at a price on, or within a ball of, an f-divergence.
 
 sup_p E_p[x] - lam D_f(p || q) is attained at p_k = q_k (f')^{-1}((x_k - eta) / lam) with eta such that sum_k p_k = 1.
-Here z = (x - max x) / lam <= 0 and eta = max x - lam t, so that p_k = q_k (f')^{-1}(z_k + t) and t >= 0.
+Here z = (x - max x) / lam <= 0 and eta = max x - lam t, so that p_k = q_k (f')^{-1}(z_k + t).
 
 All functions work over the last dimension. Roots are found without gradient and then carry it, to second order.
 """
@@ -43,7 +43,7 @@ def ball_weights(divergence: FDivergence, x: Tensor, log_q: Tensor, radius: Tens
     """ln p of sup E_p[x] over D_f(p || q) <= radius.
 
     The price whose weights lie on the sphere is found by Newton's method on ln D_f in w = -ln price: it rises with w
-    at the rate sum_k p'_k (u_k - mean u)^2, p' = dp/du, mean over p'.
+    at the rate sum_k p'_k (z_k - mean z)^2, p' = dp/dz, mean over p'.
     """
     kink = divergence.generator.kink
     if kink is not None:
@@ -58,48 +58,51 @@ def ball_weights(divergence: FDivergence, x: Tensor, log_q: Tensor, radius: Tens
     radius = torch.where(attained, farthest / 2, radius)
 
     def distance(w: Tensor, z: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-        log_p, u, log_response = tilted(divergence, z * w.exp(), log_q)
+        z = z * w.exp()
+        log_p, log_response = tilted(divergence, z, log_q)
         response = log_response.exp()
-        mean = (response * u).sum(-1, keepdim=True) / response.sum(-1, keepdim=True)
-        return divergence.terms(log_p, log_q).sum(-1, keepdim=True), (response * (u - mean) ** 2).sum(-1, keepdim=True)
+        mean = (response * z).sum(-1, keepdim=True) / response.sum(-1, keepdim=True)
+        return divergence.terms(log_p, log_q).sum(-1, keepdim=True), (response * (z - mean) ** 2).sum(-1, keepdim=True)
 
     fixed_z, fixed_q, target = z.detach(), log_q.detach(), radius.detach()
     high = torch.full_like(farthest, COLDEST)
-    w = increasing_root(lambda w: (distance(w, fixed_z, fixed_q)[0] / target).log(), -high, high, RADIUS_STEPS)
+    w = increasing_root(lambda w: (distance(w, fixed_z, fixed_q)[0] / target).log(), -high, high, RADIUS_STEPS, 1e-12)
     w = polished(w, lambda w: distance(w, z, log_q)[0] - radius, lambda w: distance(w, z, log_q)[1])
     return torch.where(attained, log_best, tilted(divergence, z * w.exp(), log_q)[0])
 
 
-def tilted(divergence: FDivergence, z: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """ln p, u = z + t and ln dp/du of p_k = q_k (f')^{-1}(u_k) with sum_k p_k = 1; z <= 0 is 0 somewhere.
+def tilted(divergence: FDivergence, z: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    """ln p and ln dp/dz of p_k = q_k (f')^{-1}(z_k + t), sum_k p_k = 1, for z <= 0 that is 0 somewhere.
 
-    Unless a closed form knows t, Newton finds v = ln p/q where z is 0, and t = f'(e^v).
+    The unknown is v = ln p/q where z is 0, so that t = f'(e^v): between 0 and where these weights alone sum to 1.
     """
     f = divergence.generator
-
-    def weights(t: Tensor, z: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-        log_ratio = divergence.unchecked_inverse_link(z + t)
-        present = log_ratio > -inf
-        curvature = f.log_weight(torch.where(present, log_ratio, 0))
-        return log_q + log_ratio, log_q + torch.where(present, 2 * log_ratio - curvature, -inf)
+    fixed_z, fixed_q = z.detach(), log_q.detach()
 
     def log_mass(v: Tensor, z: Tensor, log_q: Tensor) -> Tensor:
-        return weights(f.link(v), z, log_q)[0].logsumexp(-1, keepdim=True)
+        return (log_q + divergence.climb(v, z)).logsumexp(-1, keepdim=True)
+
+    def log_response(v: Tensor) -> Tensor:
+        log_ratio = divergence.climb(v, fixed_z)
+        present = log_ratio > -inf
+        bend = 2 * log_ratio - f.log_weight(torch.where(present, log_ratio, 0))
+        return torch.where(present, fixed_q + bend, -inf)
 
     def slope(v: Tensor) -> Tensor:
-        log_p, log_response = weights(f.link(v), fixed_z, fixed_q)
-        log_rate = log_response.logsumexp(-1, keepdim=True) - log_p.logsumexp(-1, keepdim=True)
-        return (log_rate + f.log_weight(v) - v).exp()
+        rate = log_response(v).logsumexp(-1, keepdim=True) - log_mass(v, fixed_z, fixed_q)
+        return (rate + f.log_weight(v) - v).exp()
 
-    fixed_z, fixed_q = z.detach(), log_q.detach()
     if f.normaliser is not None:
-        t = -f.normaliser(log_q, z)
+        v = f.normaliser(log_q, z)
     else:
-        high = -torch.where(fixed_z == 0, fixed_q, -inf).logsumexp(-1, keepdim=True)  # where these weights sum to 1
-        v = increasing_root(lambda v: log_mass(v, fixed_z, fixed_q), torch.zeros_like(high), high, NORMALISING_STEPS)
-        t = f.link(polished(v, lambda v: log_mass(v, z, log_q), slope))
-    log_p, log_response = weights(t, z, log_q)
-    return log_p - log_p.logsumexp(-1, keepdim=True), z + t, log_response
+        high = -torch.where(fixed_z == 0, fixed_q, -inf).logsumexp(-1, keepdim=True)
+        tolerance = 4 * torch.finfo(z.dtype).eps
+        v = increasing_root(
+            lambda v: log_mass(v, fixed_z, fixed_q), torch.zeros_like(high), high, NORMALISING_STEPS, tolerance
+        )
+        v = polished(v, lambda v: log_mass(v, z, log_q), slope)
+    log_p = log_q + divergence.climb(v, z)
+    return log_p - log_p.logsumexp(-1, keepdim=True), log_response(v.detach())
 
 
 def _below_top(x: Tensor, log_q: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ LARGEST = 1e30  # numbers beyond it leave no room in float32
 
 _MISSING = "(missing)"
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}.*)?")
-_ID_NAME = re.compile(r"(.*[_ .-])?(id|idx|index|rowid|uuid)|unnamed: 0", re.IGNORECASE)
+_ID_NAME = re.compile(r"(?i:(.*[_ .-])?(id|idx|index|rowid|uuid)|unnamed: 0)|.*[a-z0-9]I[dD]")
 _SCALARS = (str, bool, int, float, np.generic, decimal.Decimal, datetime.date, datetime.time)
 
 

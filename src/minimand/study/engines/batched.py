@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from minimand.optim import BatchedTrainer
+from minimand.optim.trainer import TrainerState
 from minimand.study.engines.job import COMPILED, ENGINE, WHY, Job, with_facts
 from minimand.study.engines.probe import Cost, parts, probe
 from minimand.study.engines.process import ProcessEngine
@@ -143,7 +144,7 @@ class _Stack:
         try:
             params = self._initial(chunk)
             index = torch.stack([self._order(trial)[:1] for trial in chunk]).to(self.recipe.device)
-            self._trainer.run(params, self._trainer.init(params, self._hypers(chunk)), self._data, index)
+            self._trainer.run(params, self._state(params, chunk), self._data, index)
             self._predict(params, self.recipe.task.validation.inputs[:2])
         except Exception as error:  # whatever torch.func or the user's model makes of being stacked
             return f"torch.func cannot stack it: {describe(error)[:200]}"
@@ -157,7 +158,7 @@ class _Stack:
         recipe, count = self.recipe, len(trials)
         chunk = [*trials, *[trials[-1]] * (self._size - count)]
         params = self._initial(chunk)
-        state = self._trainer.init(params, self._hypers(chunk))
+        state = self._state(params, chunk)
         orders = {trial.seed: self._order(trial) for trial in chunk}
         losses: list[np.ndarray] = []
         scores: list[list[float]] = [[] for _ in trials]
@@ -210,6 +211,15 @@ class _Stack:
             name: torch.stack([made[trial.seed][0][name].detach() for trial in chunk]).to(self.recipe.device)
             for name in names
         }
+
+    def _state(self, params: dict[str, Tensor], chunk: Sequence[Trial]) -> TrainerState:
+        """The trainer's first state, all of it where the data are: a (B,) counter does not mix across devices."""
+        state = self._trainer.init(params, self._hypers(chunk))
+        moved = {
+            event: {name: value.to(self.recipe.device) for name, value in held.items()}
+            for event, held in state.rule.items()
+        }
+        return replace(state, rule=moved)
 
     def _hypers(self, chunk: Sequence[Trial]) -> dict[str, Tensor]:
         """Every number of rule and loss as (B,); the loss's under names that no rule has."""
