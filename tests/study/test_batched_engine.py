@@ -225,6 +225,14 @@ def test_progress_adds_up_to_the_number_of_trials():
     assert len(told) == QUICK.curve_points
 
 
+def test_an_engine_used_again_forgets_the_study_before():
+    runner = BatchedEngine()
+    for task in (blobs(), blobs(rows=90), blobs(model=Normalised)):
+        asked = job(task, [make_method(task, "m")], range(2), workers=0)
+        found = {result.trial.key: result for results in runner.run(asked) for result in results}
+        assert {key: r.test for key, r in found.items()} == {key: r.test for key, r in run(asked, "batched").items()}
+
+
 PEAK = """
     import resource
     import torch

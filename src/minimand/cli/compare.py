@@ -35,7 +35,7 @@ SEEDS = 10
 QUESTION = "Which loss survives wrong labels?"
 DATA = "digits-noisy"
 LOSSES = {
-    "classification": ["cross_entropy", "gce", "mae", "ldr", "aldr", "focal"],
+    "classification": ["cross_entropy", "gce", "mae", "ldr", "focal", "sum_exponential"],
     "regression": ["mse", "l1", "huber", "hl_gauss"],
 }
 

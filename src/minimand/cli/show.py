@@ -22,6 +22,7 @@ from minimand.study.task import Task
 
 NOT_WHEN_NARROW = ("parameters", "time", "p (Holm)")  # dropped from a narrow terminal's table, in this order
 COLOURS = {"better": "bold green", "worse": "bold red", "undecided": "yellow", "baseline": "dim"}
+COVERED = "Intervals cover the training seeds: not the split of the rows, nor the luck of tuning."
 FACTS_IN_HEADER = (
     "Kind",
     "Target",
@@ -189,7 +190,7 @@ def show(result: StudyResult, out: Console) -> None:
     out.print()
     out.print(view.table(out))
     out.print()
-    for line in view.conclusions():
+    for line in [*view.conclusions(), Text(COVERED, style="dim")]:
         out.print(line)
 
 

@@ -37,9 +37,15 @@ class BatchedEngine:
         self._stacks: dict[tuple[str, bool], _Stack] = {}
         self._refused: dict[str, str] = {}
         self._process = ProcessEngine()
+        self._study: tuple[object, ...] = ()
 
     def run(self, job: Job) -> Iterator[list[TrialResult]]:
         """Run every open trial once; a list of results is a chunk."""
+        study = (job.task, job.methods, job.budget)
+        if not (self._study and all(a is b for a, b in zip(study, self._study, strict=True))):
+            self._study = study
+            self._stacks.clear()
+            self._refused.clear()
         for name, trials in job.by_method().items():
             if name not in self._refused:
                 yield from self._run_method(job, name, trials)
