@@ -108,9 +108,7 @@ def test_ones_own_loss_rule_and_schedule_are_found_by_module_and_name(tmp_path, 
     assert (loss.name, loss.summary) == ("my_parts_a:mine", "My loss.")
     assert rule.value == rules.SGD()
     assert schedule.value(3, 10) == 0.5
-    with pytest.raises(
-        ValueError, match=r"attribute of my_parts_a .*; got 'mime' .did you mean 'mine'"
-    ):
+    with pytest.raises(ValueError, match=r"attribute of my_parts_a .*; got 'mime' .did you mean 'mine'"):
         pick("loss", "my_parts_a:mime")
     with pytest.raises(TypeError, match="loss must be a name, a Choice or a function; got int"):
         pick("loss", "my_parts_a:number")

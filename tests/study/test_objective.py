@@ -96,7 +96,5 @@ def test_a_histogram_loss_is_least_where_the_prediction_is_the_target(name):
     ("name", "task"), [("mse", blobs()), ("hl_gauss", blobs()), ("cross_entropy", curve()), ("f1", curve())]
 )
 def test_losses_refuse_tasks_of_the_other_kind(name, task):
-    with pytest.raises(
-        ValueError, match=r"is for (\w+); this task is (?!\1)"
-    ):
+    with pytest.raises(ValueError, match=r"is for (\w+); this task is (?!\1)"):
         fitted(name, task)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
+from math import inf, log
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -111,10 +111,11 @@ def derived(
 
     Derivatives come from forward-mode differentiation, the inverse of f' from Newton's method on l.
     """
+    exact = "link" in known
     known.setdefault("link", link_of(perspective))
     known.setdefault("conjugate_of_link", conjugate_of_link_of(perspective))
     known.setdefault("log_weight", log_weight_of(perspective))
-    known.setdefault("climb", climb_of(known["link"], known["log_weight"], growth))
+    known.setdefault("climb", climb_of(known["link"], known["log_weight"], growth, exact))
     return Generator(name, perspective, f_at_zero=f_at_zero, df_at_infinity=df_at_infinity, growth=growth, **known)
 
 
@@ -160,15 +161,19 @@ def log_weight_of(perspective: Form2) -> Form:
     return log_weight
 
 
-def climb_of(link: Form, log_weight: Form, growth: tuple[float, float]) -> Form2:
-    """The l with f'(e^l) = f'(e^v) + z by search: differentiable because f' is, not through the search."""
+def climb_of(link: Form, log_weight: Form, growth: tuple[float, float], exact: bool = True) -> Form2:
+    """The l with f'(e^l) = f'(e^v) + z by search: differentiable because f' is, not through the search.
+
+    A link that is not ``exact`` was differentiated out of f, and is searched only where that leaves it any digits.
+    """
 
     def climb(v: Tensor, z: Tensor) -> Tensor:
         slope = link(v) + z
         target = slope.detach()
         scale = 1 + target.abs()
         ends = log_ratio_bounds(z.dtype, max(0.0, growth[0] - 1), growth[1])
-        low, high = (torch.full_like(target, min(max(end, -FARTHEST), FARTHEST)).asinh() for end in ends)
+        reach = FARTHEST if exact else -log(torch.finfo(z.dtype).eps)
+        low, high = (torch.full_like(target, min(max(end, -reach), reach)).asinh() for end in ends)
         # in asinh(l), where both small and large log-ratios are near
         root = increasing_root(
             lambda s: (link(s.sinh()) - target) / scale, low, high, INVERSION_STEPS, torch.finfo(z.dtype).eps

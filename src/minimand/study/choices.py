@@ -172,7 +172,7 @@ def grid(task: Task, try_: Mapping[str, Value | Sequence[Value]]) -> tuple[Metho
 
 
 def make_method(task: Task, name: str, **chosen: Value | Pick) -> Method:
-    """A method by hand: ``make_method(task, "robust", loss="ldr:lam=10", rule="lion")``. Other axes take their defaults."""
+    """A method by hand: ``make_method(task, "robust", loss="ldr:lam=10")``; other axes take their defaults."""
     for axis in chosen:
         if axis not in AXES:
             raise ValueError(unknown("axis", axis, AXES))

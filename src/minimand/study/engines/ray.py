@@ -97,7 +97,6 @@ def _connected(workers: int | None) -> Any:
     ray.init(
         num_cpus=workers,
         include_dashboard=False,
-        _node_ip_address="127.0.0.1",
         runtime_env={"env_vars": variables},
         **quiet,
     )
