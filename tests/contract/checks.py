@@ -182,11 +182,11 @@ def wrong_options(part: Part) -> None:
 def compiled(part: Part) -> None:
     """``torch.compile(fullgraph=True)`` gives value and gradient of eager mode.
 
-    In one graph for every sample; through autograd's own tracing for each part under its first options; down to
-    machine code for one part a room.
+    Every sample in one graph; the first of those that run the same code also through autograd's tracing; one part
+    a room down to machine code.
     """
     torch._dynamo.reset()
-    backend = "inductor" if part.name in INDUCTOR else "eager" if part.is_variant else "aot_eager"
+    backend = "inductor" if part.name in INDUCTOR else "aot_eager" if part.is_first else "eager"
     inputs, built = part.sample(), part.build()
     program = torch.compile(lambda *given: leaves(built(*given)), backend=backend, fullgraph=True)
     same(results(program, inputs), results(part, inputs))
@@ -306,13 +306,14 @@ EVERY_PART: list[Callable[[Part], None]] = [
     vmapped,
     pure,
 ]
+TRACING = (compiled, keeps_device)  # slow where a search of fixed length cannot end early
 WITH_HYPERS: list[Callable[[Part], None]] = [hyper_gradcheck, vmapped_hypers]
 MODULES: list[Callable[[Part], None]] = [pickled_and_copied, state_dict_round_trip, unknown_option]
 
 
 def checks_of(part: Part) -> list[Callable[[Part], None]]:
     """The checks that apply to a part by what it is."""
-    found = list(EVERY_PART)
+    found = [check for check in EVERY_PART if not part.repeats or check not in TRACING]
     if part.hypers and not part.is_module:
         found += WITH_HYPERS
     if part.has_reduction:
@@ -355,19 +356,26 @@ def weights_of(answer: Tensor, first: int) -> Tensor:
 
 
 def results(function: Callable[..., Any], inputs: Inputs, **options: Any) -> list[tuple[str, Tensor]]:
-    """Every floating-point answer and the gradient in every floating-point input, each with its name."""
+    """Every floating-point answer, and its gradient in every floating-point input, each with its name."""
     given = differentiable(inputs)
+    wanted = {name: x for name, x in zip(inputs, given, strict=True) if x.requires_grad}
+    found = []
     answers = leaves(function(*given, **options))
-    found = [(f"answer {i}", a.detach()) for i, a in enumerate(answers) if a.is_floating_point()]
-    wanted = [(name, x) for name, x in zip(inputs, given, strict=True) if x.requires_grad]
-    with_gradient = [a for a in answers if a.requires_grad]
-    if with_gradient and wanted:
-        weights = [weights_of(answer, i) for i, answer in enumerate(with_gradient)]
-        gradients = torch.autograd.grad(with_gradient, [x for _, x in wanted], weights, allow_unused=True)
-        for (name, x), gradient in zip(wanted, gradients, strict=True):
-            if gradient is not None:
-                assert gradient.shape == x.shape
-                found.append((f"gradient in {name}", gradient))
+    for i, answer in enumerate(answers):
+        if answer.is_floating_point():
+            found.append((f"answer {i}", answer.detach()))
+        if answer.requires_grad and wanted:
+            gradients = torch.autograd.grad(
+                answer,
+                list(wanted.values()),
+                weights_of(answer, i),
+                retain_graph=any(later.requires_grad for later in answers[i + 1 :]),
+                allow_unused=True,
+            )
+            for (name, x), gradient in zip(wanted.items(), gradients, strict=True):
+                if gradient is not None:
+                    assert gradient.shape == x.shape
+                    found.append((f"gradient of answer {i} in {name}", gradient))
     return found
 
 

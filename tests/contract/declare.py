@@ -10,7 +10,6 @@ One that takes something new first says how to make it, and what must be refused
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -67,16 +66,14 @@ class Part:
     for_one_class: Mapping[str, Any] = field(default_factory=dict)  # options that inputs of one class need
     condition: float = 100.0  # by how much the part may magnify float32's rounding
     function: Callable[..., Any] | None = None  # what a module must equal
+    is_first: bool = True  # no sample before it runs the same code under other options
+    repeats: str = ""  # the sample whose tracing stands for this one's, where tracing takes long
 
     @property
-    def public_name(self) -> str:
-        """The name that this sample covers."""
-        return re.split("[:.]", self.name)[0]
-
-    @property
-    def is_variant(self) -> bool:
-        """Whether another sample runs the same code: under first options, or as the function of this module."""
-        return ":" in self.name or self.function is not None
+    def covers(self) -> set[str]:
+        """The public names that this sample stands for: a class and its method, or one name."""
+        whole = self.name.split(":")[0]
+        return {whole, whole.split(".")[0]}
 
     @property
     def has_reduction(self) -> bool:
@@ -123,10 +120,11 @@ def part(
         label = f"{name}:{variant}" if variant else name
         if isinstance(target, type) and issubclass(target, nn.Module):
             build: Callable[..., Any] = partial(target, **options)
-            fields = {"function": function, **fields}
+            fields = {"function": function, "is_first": function is None, **fields}
         else:
             build = partial(partial, target, **options)  # building binds the options
         found.append(Part(label, build, takes, options=options, hypers=chosen, **fields))
+        fields = {**fields, "is_first": False}
     return found
 
 
@@ -138,9 +136,9 @@ class RuleSample:
     rule: Rule
 
     @property
-    def public_name(self) -> str:
-        """The name that this sample covers."""
-        return self.name.split(":")[0]
+    def covers(self) -> set[str]:
+        """The public names that this sample stands for: the rule, and the optimizer class of its name."""
+        return {self.name.split(":")[0]}
 
 
 def rule(kind: type[Rule], variants: Mapping[str, Mapping[str, Any]] | None = None) -> list[RuleSample]:

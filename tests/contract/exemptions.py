@@ -2,6 +2,18 @@
 
 # Names that are checked through others, or that are no part of a training step.
 NAMES = {
+    "f_divergence": "looks divergences up by name",
+    "WorstCase": "the record that worst cases answer with",
+    "FDivergence.from_terms": "FDivergence.*:from_terms is made by it",
+    "FDivergence.reversed": "FDivergence.*:reversed is made by it",
+    "FDivergence.terms": "takes what its callers have checked and upcast",
+    "FDivergence.climb": "a step of the search for worst cases",
+    "SoftConfusion": "the record that soft_confusion answers with",
+    "loss_function": "declares a loss",
+    "module_of": "derives a module; each is checked",
+    "spec_of": "reads a loss's declaration",
+    "LossModule": "the base of the derived modules",
+    "LossSpec": "a loss's declaration",
     "Rule": "the protocol; every rule is a sample",
     "rules": "the module of the rules",
     "RuleOptimizer": "every rule is run through it",
@@ -13,6 +25,9 @@ NAMES = {
 
 # (sample, with * for any; check) -> why.
 CHECKS = {
+    # Divergences.
+    ("FDivergence.score_weight*", "gradcheck"): "a weight of sampled scores, constant in the gradient by design",
+    ("FDivergence.estimate:fitted", "gradcheck"): "the fitted multiple is a constant in the gradient",
     # Losses.
     ("AdaptiveLDRLoss:remembers", "vmapped"): "its memory is written in place, and vmap has one for all",
     ("AdaptiveLDRLoss:remembers", "nan_is_seen_in_transforms"): "its memory is written in place: no vmap",
@@ -29,4 +44,11 @@ CHECKS = {
     # Update rules.
     ("AdaGradNorm", "split_into_groups"): "its norm is a group's: the split is part of the method",
     ("DiffGrad", "batched_is_bitwise_a_loop"): "torch's sigmoid rounds the last few entries of a tensor otherwise",
+}
+
+# (sample, check) -> why it would take too long. These are skipped, not run and expected to fail.
+TOO_LONG = {
+    ("FDivergence.robust_expectation*", "compiled"): "a search within a search unrolls into one graph",
+    ("FDivergence.worst_case:sum", "vmapped"): "a search within a search cannot end early where values are not seen",
+    ("FDivergence.worst_case:sum", "nan_is_seen_in_transforms"): "the same",
 }

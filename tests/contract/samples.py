@@ -7,6 +7,7 @@ is called with, then come the options to check beside its defaults.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -277,12 +278,12 @@ LOSSES = [
 
 
 def log_ratios(rows: int, classes: int, generator: torch.Generator) -> Inputs:
-    return {"log_ratio": normal(rows, generator=generator) / 2}
+    return {"log_ratio": normal(rows, generator=generator) / 4}  # inside what float16 holds of any divergence
 
 
 def pair(first: str, second: str, shape: Callable[[Tensor], Tensor]) -> Any:
     def make(rows: int, classes: int, generator: torch.Generator) -> Inputs:
-        return {name: shape(normal(rows, classes, generator=generator)) for name in (first, second)}
+        return {name: shape(normal(rows, classes, generator=generator) / 4) for name in (first, second)}
 
     return make
 
@@ -299,8 +300,8 @@ def not_a_pair(first: str, second: str) -> list[Wrong]:
 
 LOG_RATIO = Takes(log_ratios, scores=("log_ratio",), wrong=not_floating("log_ratio"))
 RATIO = Takes(
-    lambda rows, classes, g: {"ratio": normal(rows, generator=g).exp()},
-    edges={"ratio": (0.0, 1e4, 1.0)},
+    lambda rows, classes, g: {"ratio": (normal(rows, generator=g) / 4).exp()},
+    edges={"ratio": (0.01, 1e4, 1.0)},
     wrong=[*not_floating("ratio"), *not_inside("ratio", 0.0, float("inf"))],
 )
 PAIR_OF_LOGITS = Takes(
@@ -317,7 +318,7 @@ PAIR_OF_PROBS = Takes(
 SAMPLES = Takes(
     lambda rows, classes, g: {**log_ratios(rows, classes, g), "weights": uniform(rows, generator=g)},
     scores=("log_ratio",),
-    wrong=[*not_floating("weights"), Wrong("weights", lambda x: x[1:], "(11,)"), *not_inside("weights", 0.0, 1e99)],
+    wrong=[*not_floating("weights"), Wrong("weights", lambda x: x[1:], "(11,)"), *not_inside("weights", 0.0, float("inf"))],
 )
 CRITICS = Takes(
     lambda rows, classes, g: {"v_p": normal(rows, generator=g) / 2, "v_q": normal(rows, generator=g) / 2},
@@ -371,25 +372,29 @@ def renamed(inputs: Inputs, **names: str) -> Inputs:
 
 
 def slopes_of(f: FDivergence) -> Takes:
-    """Slopes below f'(inf), and what lies past it."""
-    top = f.df_at_infinity
-    past = [Wrong("slope", lambda x: x + 1e6, "1e+06" if top < 1e5 else "")] if top < float("inf") else []
-    return Takes(lambda *size: {"slope": f.link(log_ratios(*size)["log_ratio"])}, wrong=[*not_floating("slope"), *past])
+    """Slopes that f takes; inside (-1/2, 1/2) where it has a kink."""
+    make: Any = lambda *size: {"slope": f.link(log_ratios(*size)["log_ratio"])}
+    if f.generator.kink is not None:
+        make = lambda *size: {"slope": log_ratios(*size)["log_ratio"].tanh() / 2}
+    return Takes(make, wrong=not_floating("slope"))
 
 
 # What is checked of every divergence: its forms, its values, its worst cases.
 
-
-def forms(make: Callable[..., FDivergence], *methods: str, **parameters: float) -> Callable[..., Any]:
-    f = make(**parameters)
-    return lambda x: tuple(getattr(f, method)(x) for method in methods)
-
-
-def method(make: Callable[..., FDivergence], name: str, **parameters: float) -> Callable[..., Any]:
-    return getattr(make(**parameters), name)
-
-
 SMOOTH = ("f_log", "link", "conjugate_of_link", "weight", "d2f_log")
+# What is long to trace because a search unrolls, and the sample whose tracing stands for it.
+REPEATS = {
+    "worst_case": "squared_hellinger.worst_case",
+    "squared_hellinger.worst_case": "",
+    "kl.worst_case": "",
+    "FDivergence.inverse": "softened_kl.inverse",
+}
+
+
+def methods_of(make: Callable[..., FDivergence], *methods: str, **parameters: float) -> Callable[..., Any]:
+    """The named methods of a divergence, as one function."""
+    f = make(**parameters)
+    return getattr(f, methods[0]) if len(methods) == 1 else lambda x: tuple(getattr(f, name)(x) for name in methods)
 
 
 def divergence(
@@ -397,28 +402,36 @@ def divergence(
     label: str = "",
     *,
     name: str = "",
-    methods: tuple[str, ...] = SMOOTH,
+    forms: tuple[str, ...] = SMOOTH,
+    inverse: tuple[str, ...] = ("inverse_link", "conjugate"),
+    worst_case: tuple[str, ...] = ("regularised_expectation",),
     wrong: Mapping[str, float] | None = None,
     **parameters: float,
 ) -> list[Part]:
-    """Samples of a divergence, or of one that ``make`` makes from ``parameters``; ``methods`` are its forms."""
-    build = make if callable(make) and not isinstance(make, FDivergence) else lambda: make
+    """Samples of a divergence, or of one that ``make`` makes from ``parameters``, by the methods that it has."""
+    build: Callable[..., FDivergence] = (lambda: make) if isinstance(make, FDivergence) else make
     f = build(**parameters)
-    name, variant = name or getattr(make, "__name__", str(f)), f":{label}" if label else ""
-    shared = {"options": parameters, "wrong_options": wrong or {}}
-    found = [
-        Part(f"{name}.worst_case{variant}", partial(method, build, "regularised_expectation", **parameters), VALUES, **shared),
-    ]
-    if methods:
-        found += [
-            Part(f"{name}.forms{variant}", partial(forms, build, *methods, **parameters), LOG_RATIO, **shared),
-            Part(f"{name}.from_logits{variant}", partial(method, build, "__call__", **parameters), PAIR_OF_LOGITS, **shared),
-        ]
-    if "weight" in methods:
-        found.append(
-            Part(f"{name}.inverse{variant}", partial(forms, build, "inverse_link", "conjugate", **parameters), slopes_of(f))
+    name = name or getattr(make, "__name__", str(f))
+    is_first = make is divergences.kl
+    bundles = {
+        "forms": (forms, LOG_RATIO),
+        "from_logits": (("__call__",) if forms else (), PAIR_OF_LOGITS),
+        "inverse": (inverse, slopes_of(f)),
+        "worst_case": (worst_case, VALUES),
+    }
+    return [
+        Part(
+            f"{name}.{bundle}" + (f":{label}" if label else ""),
+            partial(methods_of, build, *methods, **parameters),
+            takes,
+            options=parameters,
+            wrong_options=wrong or {},
+            is_first=is_first,
+            repeats=REPEATS.get(f"{name}.{bundle}", REPEATS.get(bundle, "")),
         )
-    return found
+        for bundle, (methods, takes) in bundles.items()
+        if methods
+    ]
 
 
 def of_kl(method: str, takes: Takes, variants: Mapping[str, Mapping[str, Any]] | None = None, **fields: Any) -> list[Part]:
@@ -426,7 +439,7 @@ def of_kl(method: str, takes: Takes, variants: Mapping[str, Mapping[str, Any]] |
     return part(getattr(divergences.kl, method), takes, variants, name=f"FDivergence.{method}", **fields)
 
 
-TRIANGULAR = partial(FDivergence.from_f_log, "triangular", lambda v: v.expm1() * (v / 2).tanh(), 1.0, 1.0)
+TRIANGULAR = partial(FDivergence.from_terms, "triangular", lambda p, q: (p - q) ** 2 / (p + q))
 SENSE = {"least": {"sense": "inf"}}
 
 DIVERGENCES = [
@@ -439,17 +452,17 @@ DIVERGENCES = [
     *divergence(divergences.jensen_shannon),
     *divergence(divergences.softened_kl),
     *divergence(divergences.softened_reverse_kl),
-    *divergence(divergences.total_variation, methods=("f_log", "link", "conjugate_of_link", "conjugate")),
+    *divergence(divergences.total_variation, forms=("f_log", "link", "conjugate_of_link"), inverse=("conjugate",)),
     *divergence(divergences.alpha, a=0.5, wrong={"a": float("nan")}),
     *divergence(divergences.alpha, "cubic", a=3.0),
     *divergence(divergences.alpha, "negative", a=-2.0),
     *divergence(divergences.skew_js, beta=0.1, wrong={"beta": 1.0}),
     *divergence(divergences.skew_kl, beta=0.3, wrong={"beta": 0.0}),
-    *divergence(divergences.cvar, level=0.4, methods=(), wrong={"level": 0.0}),
+    *divergence(divergences.cvar, level=0.4, forms=(), inverse=("conjugate",), wrong={"level": 0.0}),
     *divergence(2 * divergences.kl, "scaled", name="FDivergence"),
     *divergence(divergences.pearson + divergences.jensen_shannon, "sum", name="FDivergence"),
-    *divergence(divergences.skew_kl(0.3).reversed(), "reversed", name="FDivergence"),
-    *divergence(TRIANGULAR(), "from_f_log", name="FDivergence"),
+    *divergence(divergences.skew_kl(0.3).reversed(), "reversed", name="FDivergence", worst_case=()),
+    *divergence(TRIANGULAR(), "from_terms", name="FDivergence", worst_case=()),
     *of_kl("f_log", LOG_RATIO),
     *of_kl("link", LOG_RATIO),
     *of_kl("conjugate_of_link", LOG_RATIO),
@@ -459,10 +472,13 @@ DIVERGENCES = [
     *of_kl("df", RATIO),
     *of_kl("d2f", RATIO),
     *of_kl("conjugate", slopes_of(divergences.kl)),
-    *of_kl("inverse_link", slopes_of(divergences.kl)),
+    *part(
+        divergences.reverse_kl.inverse_link,
+        replace(slopes_of(divergences.reverse_kl), wrong=[Wrong("slope", lambda x: x + 9, "9")]),
+        name="FDivergence.inverse_link",
+    ),
     *of_kl("from_log_probs", PAIR_OF_LOG_PROBS),
     *of_kl("from_probs", PAIR_OF_PROBS),
-    *of_kl("terms", PAIR_OF_LOG_PROBS),
     *of_kl(
         "estimate",
         LOG_RATIO,

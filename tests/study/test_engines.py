@@ -249,21 +249,20 @@ def test_ray_runs_the_trial_of_a_killed_worker_again(cluster, tmp_path):
     assert_same_numbers(found, oracle)
 
 
-def test_ray_records_what_a_trial_raises(cluster):
-    class Broken(nn.Linear):
-        def forward(self, x):
-            raise KeyError("no such layer")
-
-    task = blobs(model=Broken)
-    for result in run(job(task, [make_method(task, "m")], range(2)), "ray").values():
-        assert result.status == "crashed"
-        assert result.error.startswith("KeyError: 'no such layer'")
+class Broken(nn.Linear):
+    def forward(self, x):
+        raise KeyError("no such layer")
 
 
-def test_ray_trains_what_cannot_be_stacked(cluster):
-    task = curve(model=Normalised)
-    asked = job(task, [make_method(task, "m")], range(2), workers=0)
-    assert_same_numbers(run(asked, "ray"), run(asked, "process"))
+def test_ray_trains_what_cannot_be_stacked_and_records_what_a_trial_raises(cluster):
+    task = curve()
+    methods = [make_method(task, "odd", model=Normalised), make_method(task, "broken", model=Broken)]
+    found = run(job(task, methods, range(2)), "ray")
+    broken = [result for key, result in found.items() if key.startswith("broken")]
+    assert [result.status for result in broken] == ["crashed", "crashed"]
+    assert all(result.error.startswith("KeyError: 'no such layer'") for result in broken)
+    odd = {key: result for key, result in found.items() if key.startswith("odd")}
+    assert_same_numbers(odd, run(job(task, methods[:1], range(2), workers=0), "process"))
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from math import inf, isfinite, log
+from collections.abc import Callable
+from math import inf, isfinite, isnan, log
 from typing import Any
 
 import torch
@@ -23,10 +24,11 @@ from minimand.divergences.generator import (
     FARTHEST,
     Form,
     Generator,
+    climb_of,
     derived,
     f_growth,
     log_ratio_bounds,
-    perspective_of,
+    slope,
 )
 from minimand.divergences.worst_case import WorstCase, ball_weights, priced_weights
 from minimand.hyper import HyperSpec
@@ -39,7 +41,7 @@ class FDivergence:
     """D_f(p || q) = sum_k q_k f(p_k / q_k) for one convex f with f(1) = f'(1) = 0, in nats. The numerator comes first.
 
     Named ones (``kl``, ``pearson``, ``alpha(a)``, ...) are in ``minimand.divergences``; ``c * f``, ``f + g`` and
-    ``f.reversed()`` make others, and ``FDivergence.from_f_log`` takes a generator of your own. All methods work for
+    ``f.reversed()`` make others, and ``FDivergence.from_terms`` takes one of your own. All methods work for
     all of them, from one table of forms in the log-ratio l = ln p - ln q; p / q is never formed.
 
     Standard form: a generator is stored less f'(1) (t - 1). This changes no divergence of normalised p and q, no
@@ -70,38 +72,63 @@ class FDivergence:
         self.__doc__ = generator.about or type(self).__doc__
 
     @classmethod
-    def from_f_log(
+    def from_terms(
         cls,
         name: str,
-        f_log: Form,
-        f_at_zero: float,
-        df_at_infinity: float,
+        terms: Callable[[Tensor, Tensor], Tensor],
         *,
+        f_at_zero: float | None = None,
+        df_at_infinity: float | None = None,
         growth: tuple[float, float] | None = None,
         **known: Any,
     ) -> FDivergence:
-        """A divergence from f(e^l) alone, as a function of a tensor of log-ratios, and its limits f(0) and f'(inf).
+        """A divergence of your own from what it sums: ``terms(p, q)`` = q f(p/q), elementwise and in standard form.
 
-        f must be in standard form. f', f'' and f* are derived: exact, but in the far tails (|l| > 15 in float32)
-        only as good as differentiating ``f_log`` twice is. ``known`` takes closed forms in their place, by the names
-        of ``Generator``'s attributes. ``growth`` is described there; it is wanted where f outgrows t^2.
+        f', f'' and f* are derived, by differentiation and by search.
 
-        >>> triangular = FDivergence.from_f_log("triangular", lambda l: l.expm1() * (l / 2).tanh(), 1.0, 1.0)
-        >>> triangular.from_probs(torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.5]))  # sum (p - q)^2 / (p + q)
+        Args:
+            name: how it is called.
+            terms: torch operations on tensors p and q of one shape with entries in (0, 1], differentiable twice.
+            f_at_zero, df_at_infinity: the limits f(0) and f'(inf), taken from terms(0, 1) and terms(1, 0) where they
+                are left out.
+            growth: (a, b) with f(t) = O(t^a) at infinity and t f(1/t) so with b, at least (1, 1); (2, 2) is assumed
+                where the limits are infinite. The log-ratio is held where e^(a l) or e^(-b l) would overflow.
+            known: closed forms in place of derived ones, by the names of ``Generator``'s attributes.
+
+        Raises:
+            ValueError: where f is not in standard form, or a limit is not a number and has to be given.
+
+        >>> triangular = FDivergence.from_terms("triangular", lambda p, q: (p - q) ** 2 / (p + q))
+        >>> triangular.from_probs(torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.5]))
         tensor(0.6667)
+        >>> triangular.link(torch.tensor([0.0, 20.0])), triangular.conjugate(torch.tensor([-3.0, 0.75]))
+        (tensor([0., 1.]), tensor([-1.0000,  1.2500]))
         """
-        if not torch.compiler.is_compiling():
-            step = 1e-4
-            below, at, above = f_log(torch.tensor([-step, 0.0, step], dtype=torch.float64)).tolist()
-            slope = (above - below) / (2 * step)
-            if not (abs(at) < 1e-9 and abs(slope) < 1e-3):
-                raise ValueError(
-                    f"f_log must be in standard form, f(1) = f'(1) = 0; got f(1) = {at:.4g} and f'(1) = {slope:.4g}: "
-                    f"subtract f(1) + f'(1) (t - 1)"
-                )
+        zero, one = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+        height, steepness = terms(one, one), slope(lambda p: terms(p, one), one)
+        if not (abs(height) < 1e-9 and abs(steepness) < 1e-9):
+            raise ValueError(
+                f"terms must be in standard form, f(1) = f'(1) = 0; got f(1) = {height:.4g}, f'(1) = {steepness:.4g}: "
+                f"subtract f(1) q + f'(1) (p - q)"
+            )
+        f_at_zero = float(terms(zero, one)) if f_at_zero is None else f_at_zero
+        df_at_infinity = float(terms(one, zero)) if df_at_infinity is None else df_at_infinity
+        for limit, value in (("f_at_zero", f_at_zero), ("df_at_infinity", df_at_infinity)):
+            if isnan(value):
+                raise ValueError(f"{limit} must be given where terms has no number for it; got nan")
+        df_at_zero = float(slope(lambda p: terms(p, one), zero))
+        conjugate_at_top = -float(slope(lambda q: terms(one, q), zero))
         growth = growth or (1.0 if isfinite(df_at_infinity) else 2.0, 1.0 if isfinite(f_at_zero) else 2.0)
-        perspective = known.pop("perspective", None) or perspective_of(f_log, growth)
-        return cls(derived(name, perspective, f_at_zero, df_at_infinity, growth, **known))
+        forms = {
+            "f_at_zero": f_at_zero,
+            "df_at_infinity": df_at_infinity,
+            "df_at_zero": df_at_zero if isfinite(df_at_zero) else -inf,
+            "conjugate_at_top": conjugate_at_top if isfinite(conjugate_at_top) else inf,
+            "growth": growth,
+            **derived(terms, growth),
+            **known,
+        }
+        return cls(_searched(name, **forms))
 
     # Attributes and algebra
 
@@ -165,9 +192,9 @@ class FDivergence:
             return NotImplemented
         f, g = self.generator, other.generator
         return FDivergence(
-            derived(
+            _searched(
                 f"({f.name} + {g.name})",
-                lambda x, y: f.perspective(x, y) + g.perspective(x, y),
+                perspective=lambda x, y: f.perspective(x, y) + g.perspective(x, y),
                 f_at_zero=f.f_at_zero + g.f_at_zero,
                 df_at_infinity=f.df_at_infinity + g.df_at_infinity,
                 growth=(max(f.growth[0], g.growth[0]), max(f.growth[1], g.growth[1])),
@@ -194,9 +221,9 @@ class FDivergence:
             return f.mirror()
         literature = f.literature
         return FDivergence(
-            derived(
+            _searched(
                 f"{f.name}.reversed()",
-                lambda x, y: f.perspective(y, x),
+                perspective=lambda x, y: f.perspective(y, x),
                 f_at_zero=f.df_at_infinity,
                 df_at_infinity=f.f_at_zero,
                 growth=(f.growth[1], f.growth[0]),
@@ -546,6 +573,12 @@ class FDivergence:
         return self._of_log_ratio(
             lambda v: form(v, torch.zeros_like(v)), v, *f_growth(self.generator.growth), self.f_at_zero, inf
         )
+
+
+def _searched(name: str, *, link: Form, log_weight: Form, growth: tuple[float, float], **forms: Any) -> Generator:
+    """A row whose f' is inverted by search unless ``climb`` is among the forms."""
+    forms.setdefault("climb", climb_of(link, log_weight, growth))
+    return Generator(name, link=link, log_weight=log_weight, growth=growth, **forms)
 
 
 def _log(value: Tensor) -> Tensor:

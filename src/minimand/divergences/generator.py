@@ -99,66 +99,51 @@ def log_ratio_bounds(dtype: torch.dtype, right: float, left: float) -> tuple[flo
     return (-cap / left if left > 0 else -inf), (cap / right if right > 0 else inf)
 
 
-def derived(
-    name: str,
-    perspective: Form2,
-    f_at_zero: float,
-    df_at_infinity: float,
-    growth: tuple[float, float],
-    **known: Any,
-) -> Generator:
-    """A row from its perspective and limits, with what is ``known`` put in and the rest derived.
+def slope(function: Form, at: Tensor) -> Tensor:
+    """The derivative of an elementwise function; it can be differentiated further."""
+    return torch.func.grad(lambda x: function(x).sum())(at)
 
-    Derivatives come from forward-mode differentiation, the inverse of f' from Newton's method on l.
+
+def derived(terms: Form2, growth: tuple[float, float]) -> dict[str, Any]:
+    """The forms that follow from q f(p/q) as a function of p and q.
+
+    That function is homogeneous and its derivatives are so in lower degree: all are taken where the larger of p and
+    q is 1, in p = min(r, 1) and q = min(1 / r, 1), so that nothing overflows and little cancels. Past the ``reach``
+    of an exponential that the type can hold, forms stay as they are there.
     """
-    exact = "link" in known
-    known.setdefault("link", link_of(perspective))
-    known.setdefault("conjugate_of_link", conjugate_of_link_of(perspective))
-    known.setdefault("log_weight", log_weight_of(perspective))
-    known.setdefault("climb", climb_of(known["link"], known["log_weight"], growth, exact))
-    return Generator(name, perspective, f_at_zero=f_at_zero, df_at_infinity=df_at_infinity, growth=growth, **known)
 
-
-def perspective_of(f_log: Form, growth: tuple[float, float]) -> Form2:
-    """q f(p/q) from f(e^l), as max(p, q) times f(r) / max(1, r): bounded where f'(inf) and f(0) are."""
+    def pair(v: Tensor) -> tuple[Tensor, Tensor]:
+        reach = max_exponent(v.dtype) / max(1.0, *growth)
+        v = v.clamp(-reach, reach)
+        return torch.where(v < 0, v, 0).exp(), torch.where(v < 0, 0, -v).exp()
 
     def perspective(log_p: Tensor, log_q: Tensor) -> Tensor:
-        log_ratio = (log_p - log_q).clamp(*log_ratio_bounds(log_p.dtype, *f_growth(growth)))
-        larger = torch.where(log_ratio > 0, log_p, log_q)
-        return larger.exp() * ((-log_ratio.clamp(min=0)).exp() * f_log(log_ratio))
+        return torch.where(log_p < log_q, log_q, log_p).exp() * terms(*pair(log_p - log_q))
 
-    return perspective
+    def link(v: Tensor) -> Tensor:
+        p, q = pair(v)
+        return slope(lambda p: terms(p, q), p)
+
+    def conjugate_of_link(v: Tensor) -> Tensor:
+        p, q = pair(v)
+        return -slope(lambda q: terms(p, q), q)
+
+    def log_weight(v: Tensor) -> Tensor:
+        p, q = pair(v)
+        mixed = slope(lambda q: slope(lambda p: terms(p, q), p), q)
+        return (-mixed).clamp(min=torch.finfo(v.dtype).tiny).log() + v.clamp(max=0)
+
+    return {
+        "perspective": perspective,
+        "link": link,
+        "conjugate_of_link": conjugate_of_link,
+        "log_weight": log_weight,
+    }
 
 
 def f_growth(growth: tuple[float, float]) -> tuple[float, float]:
     """Powers (a, b) with f(r) = O(r^a) at infinity and O(r^-b) at zero."""
     return max(1.0, growth[0]), max(0.0, growth[1] - 1)
-
-
-def slope(function: Form, at: Tensor) -> Tensor:
-    """The derivative of an elementwise function; it can be differentiated further in either mode."""
-    return torch.func.jvp(function, (at,), (torch.ones_like(at),))[1]
-
-
-def link_of(perspective: Form2) -> Form:
-    """f'(e^l), the derivative of q f(p/q) in p, taken at p = 1."""
-    return lambda v: slope(lambda log_p: perspective(log_p, -v), torch.zeros_like(v))
-
-
-def conjugate_of_link_of(perspective: Form2) -> Form:
-    """f*(f'(e^l)), minus the derivative of q f(p/q) in q, taken at q = 1."""
-    return lambda v: -slope(lambda log_q: perspective(v, log_q), torch.zeros_like(v))
-
-
-def log_weight_of(perspective: Form2) -> Form:
-    """ln h from q h(p/q), minus the mixed derivative of q f(p/q) in ln p and ln q, taken where the larger is 1."""
-
-    def log_weight(v: Tensor) -> Tensor:
-        log_p, log_q = v.clamp(max=0), (-v).clamp(max=0)
-        scaled = -slope(lambda y: slope(lambda x: perspective(x, y), log_p), log_q)
-        return scaled.clamp(min=torch.finfo(v.dtype).tiny).log() - log_q
-
-    return log_weight
 
 
 def climb_of(link: Form, log_weight: Form, growth: tuple[float, float], exact: bool = True) -> Form2:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NORMALISING_STEPS = 60
 RADIUS_STEPS = 60
+JUMP = 1e-9  # weights that miss 1 by more have a leap between them
 COLDEST = 40.0  # e^-40 of the values' range as price leaves nothing in float64 beside the largest value
 
 
@@ -88,6 +89,13 @@ def tilted(divergence: FDivergence, z: Tensor, log_q: Tensor) -> tuple[Tensor, T
         bend = 2 * log_ratio - f.log_weight(torch.where(present, log_ratio, 0))
         return torch.where(present, fixed_q + bend, -inf)
 
+    def across_jump(v: Tensor) -> Tensor:
+        # where f'(0) is finite a weight can leap from 0 between neighbouring numbers v: it takes what is left to take
+        step = 4 * torch.finfo(v.dtype).eps * (1 + v)
+        below, above = ((fixed_q + divergence.climb(end, fixed_z)).exp() for end in (v - step, v + step))
+        missing, leap = 1 - below.sum(-1, keepdim=True), (above - below).sum(-1, keepdim=True)
+        return _log(below + (missing / torch.where(leap > 0, leap, 1)).clamp(0, 1) * (above - below))
+
     def slope(v: Tensor) -> Tensor:
         rate = log_response(v).logsumexp(-1, keepdim=True) - log_mass(v, fixed_z, fixed_q)
         return (rate + f.log_weight(v) - v).exp()
@@ -102,7 +110,8 @@ def tilted(divergence: FDivergence, z: Tensor, log_q: Tensor) -> tuple[Tensor, T
         )
         v = polished(v, lambda v: log_mass(v, z, log_q), slope)
     log_p = log_q + divergence.climb(v, z)
-    return log_p - log_p.logsumexp(-1, keepdim=True), log_response(v.detach())
+    mass = log_p.logsumexp(-1, keepdim=True)
+    return torch.where(mass.abs() < JUMP, log_p - mass, across_jump(v.detach())), log_response(v.detach())
 
 
 def _below_top(x: Tensor, log_q: Tensor) -> Tensor:

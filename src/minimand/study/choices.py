@@ -1,4 +1,4 @@
-"""What can be plugged in: the choices on each axis of a method, by name, and grids over them.
+"""What can be plugged in on each axis of a method, by name; and methods made of it.
 
 A choice is written ``name``, or ``name:hyper=value:hyper=value`` to fix some of its numbers (``ldr:lam=10``), or
 ``module:attribute`` for one's own. A prefix will do for a name. The axes are
@@ -15,7 +15,6 @@ model      ``(features, outputs) -> nn.Module``              such a function
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import itertools
 import math
@@ -25,28 +24,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import torch.nn.functional as F
-
-from minimand import losses
 from minimand._checks import check_choice
-from minimand.hyper import HyperSpec, LogUniform
-from minimand.losses import LossSpec, spec_of
-from minimand.optim import rules, schedule
+from minimand.losses import LossSpec
 from minimand.optim.rule import Rule
-from minimand.source import Source
 from minimand.study import models
+from minimand.study.catalogue import CATALOGUE
 from minimand.study.method import Choice, Method
 from minimand.study.names import nearest, unknown
-from minimand.study.objective import (
-    BinaryLoss,
-    ClassLoss,
-    HistogramLoss,
-    LossFunction,
-    Objective,
-    RealLoss,
-    UndeclaredLoss,
-    huber,
-)
+from minimand.study.objective import BinaryLoss, ClassLoss, LossFunction, Objective, RealLoss, UndeclaredLoss
 from minimand.study.task import Kind, Task
 
 AXES = ("loss", "rule", "schedule", "model")
@@ -283,129 +268,5 @@ _OBJECTIVES: dict[str, tuple[Callable[..., Objective], Kind]] = {
 }
 
 
-# The tables.
-
-GOOD = Source("Rational Decisions", "Good", 1952)
-LEGENDRE = Source("Nouvelles methodes pour la determination des orbites des cometes", "Legendre", 1805)
-BOSCOVICH = Source("De litteraria expeditione per pontificiam ditionem", "Boscovich", 1757)
-HUBER = Source("Robust Estimation of a Location Parameter", "Huber", 1964)
-COSINE = Source("SGDR: Stochastic Gradient Descent with Warm Restarts", "Loshchilov & Hutter", 2017, "1608.03983")
-LINEAR = Source("When, Why and How Much?", "Defazio et al.", 2023, "2310.07831")
-
-
-def _loss(
-    name: str,
-    summary: str,
-    objective: Objective,
-    source: Source,
-    hypers: Mapping[str, HyperSpec] | None = None,
-    kind: Kind = "classification",
-) -> None:
-    register(Choice(name, "loss", objective, hypers or {}, summary, source, (kind,)))
-
-
-def _declared(name: str, summary: str, function: Callable[..., Any]) -> None:
-    """A loss of class logits with the hypers and the source that it declares."""
-    spec = spec_of(function)
-    _loss(name, summary, ClassLoss(function), spec.source, spec.hypers)
-
-
-def _metric(name: str, summary: str, *hypers: str) -> None:
-    """AnyLoss for one metric."""
-    spec = spec_of(losses.metric_loss)
-    known = {hyper: spec.hypers[hyper] for hyper in ("amplification", *hypers)}
-    _loss(name, summary, BinaryLoss(losses.metric_loss, {"metric": name}), spec.source, known)
-
-
-_COMP_SUM = spec_of(losses.comp_sum_loss).source
-_loss("cross_entropy", "minus the log of the true class's probability", ClassLoss(F.cross_entropy), GOOD)
-_declared(
-    "gce",
-    "generalised cross-entropy: between cross-entropy (q = 0) and mae (q = 1)",
-    losses.generalised_cross_entropy_loss,
-)
-_loss(
-    "mae",
-    "one minus the true class's probability: bounded, so robust to wrong labels",
-    ClassLoss(losses.comp_sum_loss, {"tau": 2.0}),
-    _COMP_SUM,
-)
-_loss(
-    "sum_exponential",
-    "the sum of e^(score difference) over the other classes: hardest on mistakes",
-    ClassLoss(losses.comp_sum_loss, {"tau": 0.0}),
-    _COMP_SUM,
-)
-_declared("comp_sum", "the family behind cross-entropy, gce, mae and sum_exponential, by tau", losses.comp_sum_loss)
-_declared("focal", "cross-entropy that looks away from what is already learnt", losses.focal_loss)
-_declared(
-    "ldr", "worst average of score differences over label weights near uniform, by temperature lam", losses.ldr_loss
-)
-_declared("aldr", "ldr whose temperature follows each sample", losses.adaptive_ldr_loss)
-_metric("accuracy", "one minus a soft accuracy (AnyLoss); two classes")
-_metric("f1", "one minus a soft F1 of the batch (AnyLoss); two classes")
-_metric("f_beta", "one minus a soft F-beta of the batch (AnyLoss), recall counting beta-fold; two classes", "beta")
-_metric("g_mean", "one minus the soft geometric mean of both recalls (AnyLoss); two classes")
-_metric("balanced_accuracy", "one minus the soft mean of both recalls (AnyLoss); two classes")
-_metric("mcc", "one minus a soft Matthews correlation (AnyLoss); two classes")
-_loss("mse", "squared error", RealLoss(F.mse_loss), LEGENDRE, kind="regression")
-_loss("l1", "absolute error", RealLoss(F.l1_loss), BOSCOVICH, kind="regression")
-_loss(
-    "huber",
-    "squared error near zero, absolute error beyond delta",
-    RealLoss(huber),
-    HUBER,
-    {"delta": HyperSpec(1.0, low=0.0, closed="neither", search=LogUniform(0.1, 3.0))},
-    "regression",
-)
-_loss(
-    "hl_gauss",
-    "classification over 51 bins, the target smoothed by a Gaussian",
-    HistogramLoss("hl_gauss"),
-    losses.ScalarSupport.spec.source,
-    losses.ScalarSupport.spec.hypers,
-    "regression",
-)
-_loss(
-    "two_hot",
-    "classification over 51 atoms, the target split over the two nearest",
-    HistogramLoss("two_hot"),
-    losses.ScalarSupport.spec.source,
-    kind="regression",
-)
-
-
-def _rule(name: str, rule: Rule, summary: str = "", hypers: Mapping[str, HyperSpec] | None = None) -> None:
-    summary = summary or (type(rule).__doc__ or "").strip().partition("\n")[0]
-    register(Choice(name, "rule", rule, hypers or type(rule).hypers, summary, type(rule).source))
-
-
-_rule("adamw", rules.AdamW(), "Adam with decoupled weight decay")
-_rule(
-    "adam",
-    rules.AdamW(),
-    "Adam without weight decay",
-    {
-        **rules.AdamW.hypers,
-        "weight_decay": dataclasses.replace(rules.AdamW.hypers["weight_decay"], default=0.0, search=None),
-    },
-)
-_rule("sgd", rules.SGD())
-_rule("momentum", rules.Momentum())
-_rule("adabelief", rules.AdaBelief())
-_rule("diffgrad", rules.DiffGrad())
-_rule("adamp", rules.AdamP())
-_rule("signsgd", rules.SignSGD())
-_rule("lion", rules.Lion())
-_rule("lion_l2", rules.LionK(kernel="l2"), "Lion-K with the l2 norm: a momentum step of fixed length")
-_rule("lion_nuclear", rules.LionK(kernel="nuclear"), "Lion-K with the nuclear norm: a step of equal singular values")
-_rule("lion_dead_zone", rules.LionK(kernel="dead_zone"), "Lion that leaves alone what has little momentum")
-_rule("muon", rules.Muon())
-_rule("adagrad_norm", rules.AdaGradNorm())
-
-register(Choice("constant", "schedule", schedule.constant, {}, "the same learning rate throughout"))
-register(Choice("cosine", "schedule", schedule.cosine_decay, {}, "half a cosine from the full rate to 0", COSINE))
-register(Choice("linear", "schedule", schedule.linear_decay, {}, "a straight line from the full rate to 0", LINEAR))
-
-for _name, _factory in models.MODELS.items():
-    register(Choice(_name, "model", _factory, {}, models.summary(_name)))
+for _choice in CATALOGUE:
+    register(_choice)

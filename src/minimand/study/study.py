@@ -1,7 +1,7 @@
 """A study: every method gets the same number of candidates, and its winner is tested on fresh seeds.
 
-1. Tuning: each method trains its candidates (:mod:`minimand.study.space`) with one seed, and the one with the best
-   score on the validation split wins.
+1. Tuning: each method trains its candidates (:mod:`minimand.study.space`: its defaults, then quasi-random points)
+   with one seed, and the one with the best score on the validation split wins.
 2. Final: each method's winner is trained with every final seed and scored once on the test split. All methods have
    the same seeds, and so the same initial weights and batch order: their scores are compared in pairs.
 
@@ -185,13 +185,13 @@ class Study:
         }
 
     def _described(self, method: Method) -> dict[str, Any]:
-        state = initial_model(Recipe(self.task, method, self.budget), self.tuning_seed).state_dict()
+        state = initial_model(Recipe(self.task, method, self.budget), self.tuning_seed).state_dict().values()
         return {
             "name": method.name,
             "choices": {axis: choice.name for axis, choice in method.choices.items()},
             "hypers": {name: [spec.default, str(spec.search)] for name, spec in method.hypers.items()},
             "fixed": dict(method.fixed),
-            "initial weights": digest([value.numpy() for value in state.values()]),
+            "initial weights": digest([value.cpu().double().numpy() for value in state]),  # NumPy has no bfloat16
         }
 
     def _run_trials(self, results: dict[str, TrialResult], store: Store | None, hook: Hook) -> None:
@@ -230,7 +230,9 @@ class Study:
         with closing(engine(self.engine)) as runner:
             run(tuning, "tuning")
             finals = self.final_trials(results)
-            if store is not None and not any(trial.key in results for trial in finals):
+            if (
+                store is not None and store.test_uses == 0
+            ):  # a study that was interrupted here uses it once all the same
                 store.count_test_use()
             run(finals, "final")
 

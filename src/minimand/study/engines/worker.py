@@ -18,8 +18,6 @@ import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import cloudpickle
-
 from minimand.study.trial import Trial, TrialResult
 
 LENGTH = struct.Struct("<Q")
@@ -71,6 +69,8 @@ class Worker:
 
 def pack(value: Any) -> bytes:
     """``value`` for a worker, functions and classes of the user's script included."""
+    import cloudpickle
+
     return cloudpickle.dumps(value)
 
 
