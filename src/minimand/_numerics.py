@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
-
-from minimand._checks import is_concrete
 
 # e^cap and a hundred times it are finite in the type, with room for the gradient
 MAX_EXPONENT = {torch.float64: 700.0, torch.float32: 80.0, torch.bfloat16: 80.0, torch.float16: 8.0}
@@ -55,6 +56,15 @@ def exp_difference(a: Tensor, b: Tensor, gap: Tensor) -> Tensor:
     return torch.where(gap > 0, rising, falling)
 
 
+def sign(value: Tensor) -> Tensor:
+    """-1, 0 or 1, and NaN for NaN: ``torch.sign`` gives 0, and what has diverged would seem to rest.
+
+    >>> sign(torch.tensor([-0.1, 0.0, 3.0, float("nan")]))
+    tensor([-1.,  0.,  1., nan])
+    """
+    return value.sign().maximum(value.clamp(max=-1.0))
+
+
 def log_mixture(log_ratio: Tensor, share: float) -> Tensor:
     """ln(share * e^log_ratio + 1 - share): 0 at 0 exactly, and accurate around it.
 
@@ -66,23 +76,78 @@ def log_mixture(log_ratio: Tensor, share: float) -> Tensor:
     return torch.where(log_ratio > 0, above, below)
 
 
+class RootSearch:
+    """A search for the root of one function, elementwise; ``torch.compile`` and ``vmap`` see one operation.
+
+    The function takes the unknown and any further tensors, and increases in the unknown. The search carries no
+    gradient: ``polished`` gives its result one.
+
+    >>> cube_root = RootSearch(lambda x, cube: x**3 - cube)
+    >>> cube_root(torch.zeros(2), torch.full((2,), 9.0), torch.tensor([8.0, 27.0]))
+    tensor([2., 3.])
+    """
+
+    def __init__(self, function: Callable[..., Tensor], tolerance: float = 0.0) -> None:
+        self.function, self.tolerance = function, tolerance
+        self.key = next(_KEYS)
+        _SEARCHES[self.key] = self
+
+    def __call__(self, low: Tensor, high: Tensor, *given: Tensor) -> Tensor:
+        """The x between ``low`` and ``high``, of their shape, with function(x, *given) = 0."""
+        return _search(low.detach(), high.detach(), [tensor.detach() for tensor in given], self.key)
+
+
+_KEYS = itertools.count()
+_SEARCHES: WeakValueDictionary[int, RootSearch] = WeakValueDictionary()
+
+
+@torch.library.custom_op(
+    "minimand::search", mutates_args=(), schema="(Tensor low, Tensor high, Tensor[] given, int key) -> Tensor"
+)
+def _search(low: Tensor, high: Tensor, given: list[Tensor], key: int) -> Tensor:
+    search = _SEARCHES[key]
+    return increasing_root(lambda x: search.function(x, *given), low, high, search.tolerance)
+
+
+@_search.register_fake
+def _(low: Tensor, high: Tensor, given: list[Tensor], key: int) -> Tensor:
+    return torch.empty_like(low)
+
+
+@_search.register_vmap
+def _(
+    info: Any, in_dims: tuple[Any, ...], low: Tensor, high: Tensor, given: list[Tensor], key: int
+) -> tuple[Tensor, int]:
+    tensors, dims = (low, high, *given), (in_dims[0], in_dims[1], *in_dims[2])
+    rank = 1 + max(tensor.ndim - (dim is not None) for tensor, dim in zip(tensors, dims, strict=True))
+    low, high, *given = (_batch_first(tensor, dim, rank) for tensor, dim in zip(tensors, dims, strict=True))
+    shape = (info.batch_size, *torch.broadcast_shapes(low.shape, high.shape)[-rank:][1:])
+    return _search(low.expand(shape), high.expand(shape), given, key), 0
+
+
+def _batch_first(tensor: Tensor, dim: int | None, rank: int) -> Tensor:
+    """``tensor`` in ``rank`` dimensions, of which the first is the batch."""
+    tensor = tensor[None] if dim is None else tensor.movedim(dim, 0)
+    return tensor.reshape(len(tensor), *[1] * (rank - tensor.ndim), *tensor.shape[1:])
+
+
 def increasing_root(
-    function: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, steps: int, tolerance: float = 0.0
+    function: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, tolerance: float = 0.0, steps: int = 100
 ) -> Tensor:
     """The x in [low, high] at which an increasing function is 0, elementwise, or within ``tolerance`` of 0.
 
-    Without gradient, for ``polished`` to give it one. Where there is no root in the bounds, the bound nearest to one.
-    Inverse quadratic interpolation where three points show a smooth curve, halving elsewhere: poles, kinks and jumps
-    do no harm. Ten steps are typical, sixty always enough.
+    ``low`` and ``high`` have the result's shape; where they hold no root, the one nearest to it. Inverse quadratic
+    interpolation where three points show a smooth curve, halving elsewhere: poles, kinks and jumps do no harm. Twelve
+    steps are typical.
 
     Source: Chandrupatla (1997), "A new hybrid quadratic/bisection algorithm for finding the zero of a nonlinear
     function without using derivatives".
 
-    >>> increasing_root(lambda x: x**3 - 8, torch.tensor(0.0), torch.tensor(9.0), steps=40)
+    >>> increasing_root(lambda x: x**3 - 8, torch.tensor(0.0), torch.tensor(9.0))
     tensor(2.)
     """
     # the root lies between a, the newest point, and b; c is the point before them
-    a, b = torch.broadcast_tensors(high.detach(), low.detach())
+    a, b = high, low
     value_a, value_b = function(a), function(b)
     outside, end = (value_a <= 0) | (value_b >= 0), torch.where(value_a <= 0, a, b)
     fraction = torch.full_like(a, 0.5)
@@ -95,7 +160,7 @@ def increasing_root(
         a, value_a = x, value
         resolution = torch.finfo(x.dtype).eps * (1 + a.abs())
         done = ((b - a).abs() <= 2 * resolution) | (value.abs() <= tolerance) | outside
-        if is_concrete(done) and bool(done.all()):
+        if bool(done.all()):
             break
         position, height = (a - b) / (c - b), (value_a - value_b) / (value_c - value_b)
         smooth = (height**2 < position) & ((1 - height) ** 2 < 1 - position)

@@ -24,7 +24,7 @@ from .declare import Inputs, Part
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 SIZES = (1e4, 1e3, 90.0, 20.0)  # past the overflow of float16's, float32's and float64's exponentials, and inside
-INDUCTOR = ("comp_sum_loss", "kl.from_logits", "orthogonalise")  # one a room: seconds each; the rest is traced only
+INDUCTOR = ("comp_sum_loss", "kl.from_logits", "orthogonalise")  # one a room: seconds each
 
 
 # Derivatives.
@@ -124,10 +124,9 @@ def one_class(part: Part) -> None:
         labels = alike[part.takes.labels]
         cases += [({**alike, part.takes.labels: torch.full_like(labels, label)}, {}) for label in (0, 1)]
     for inputs, options in cases:
-        try:
-            found = results(part, inputs, **options)
-        except ValueError as error:
-            assert re.search(r"must .*; got ", str(error)), str(error)
+        found, error = outcome(lambda inputs=inputs, options=options: results(part, inputs, **options))
+        if error is not None:
+            assert re.search(r"must .*; got ", error), error
         else:
             assert all(bool(value.isfinite().all()) for _, value in found), f"{found} at {inputs}"
 
@@ -138,10 +137,9 @@ def one_class(part: Part) -> None:
 def nan_is_seen(part: Part) -> None:
     """A NaN anywhere in the input comes out as NaN, in every answer, or raises an error that names the input."""
     for name, inputs in with_nan(part):
-        try:
-            answers = leaves(part(*inputs.values()))
-        except ValueError as error:
-            assert re.search(rf"\b{name}\b.*; got .*nan", str(error), re.IGNORECASE), str(error)
+        answers, error = outcome(lambda inputs=inputs: leaves(part(*inputs.values())))
+        if error is not None:
+            assert re.search(rf"\b{name}\b.*; got .*nan", error, re.IGNORECASE), error
         else:
             assert all(bool(answer.isnan().any()) for answer in answers), f"NaN in {name} gave {answers}"
 
@@ -326,6 +324,14 @@ def checks_of(part: Part) -> list[Callable[[Part], None]]:
 
 
 # What the checks share.
+
+
+def outcome(call: Callable[[], Any]) -> tuple[Any, str | None]:
+    """What a call gives, or the message of the ValueError that it raises."""
+    try:
+        return call(), None
+    except ValueError as error:
+        return None, str(error)
 
 
 def leaves(answer: Any) -> tuple[Tensor, ...]:

@@ -1,10 +1,11 @@
 """How a public part declares itself: what it takes, and under which options it is checked.
 
-A part that takes what others take is one line in ``samples.py``::
+A part that takes what others take is one entry in ``samples.py``::
 
     *part(losses.focal_loss, CLASS_LOGITS, {"gentle": {"gamma": 0.5}}),
 
-One that takes something new first says how to make it, and what must be refused (``Takes``).
+One that takes something new first says in ``takes.py`` how to make it and what must be refused (``Takes``). The
+numbers of a loss need no entry: their ranges are declared with it.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Part:
     """A public function, method or module under one choice of options."""
 
     name: str
-    build: Callable[..., Callable[..., Any]]  # (**options) -> what is called; a module anew, so that it carries no state
+    build: Callable[..., Callable[..., Any]]  # (**options) -> what is called; a module is made anew each time
     takes: Takes
     options: Mapping[str, Any] = field(default_factory=dict)
     hypers: Mapping[str, HyperSpec] = field(default_factory=dict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import math
 import pickle
 from collections.abc import Callable, Iterator
@@ -58,7 +59,8 @@ def states_are_tensors(sample: RuleSample) -> None:
                 assert state["step"] == t
             for name, x in state.items():
                 assert not x.is_floating_point() or x.dtype in (torch.float32, torch.float64), name
-            _, state = rule.update(gradient(rule, PLAIN, t + 1, dtype), state, parameter(rule, PLAIN, dtype), hypers(rule))
+            grad, param = gradient(rule, PLAIN, t + 1, dtype), parameter(rule, PLAIN, dtype)
+            _, state = rule.update(grad, state, param, hypers(rule))
             assert shapes == {name: (x.shape, x.dtype, x.device) for name, x in state.items()}
 
 
@@ -108,9 +110,7 @@ def compiled(sample: RuleSample) -> None:
     """``torch.compile(fullgraph=True)`` gives the steps and states of eager mode."""
     torch._dynamo.reset()
     rule = sample.rule
-    program = torch.compile(
-        rule.update, backend="inductor" if sample.name in INDUCTOR else "aot_eager", fullgraph=True
-    )
+    program = torch.compile(rule.update, backend="inductor" if sample.name in INDUCTOR else "aot_eager", fullgraph=True)
     grad, param, state = gradient(rule, PLAIN, 4), parameter(rule, PLAIN), warmed(rule, PLAIN)
     close(program(grad, state, param, hypers(rule)), rule.update(grad, state, param, hypers(rule)), 1e-10)
 
@@ -207,7 +207,7 @@ def split_into_groups(sample: RuleSample) -> None:
     for cuts in ((1, 3), (2,), (1, 2, 3)):
         split = model()
         bounds = [0, *cuts, len(split)]
-        groups = [{"params": split[a:b]} for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        groups = [{"params": split[a:b]} for a, b in itertools.pairwise(bounds)]
         train(optimizer(sample, groups), split, 4)
         assert all(torch.equal(a, b) for a, b in zip(whole, split, strict=True)), cuts
 
@@ -303,9 +303,7 @@ def drivers_agree(sample: RuleSample) -> None:
         decays = torch.tensor([0.0, 0.1], dtype=torch.float64)
         inputs, target, index = problem(len(rates), steps, dtype)
         params, call = stack_modules([network(seed, dtype) for seed in range(len(rates))])
-        trainer = BatchedTrainer(
-            lambda p, batch, _, call=call: loss_fn(call(p, batch[0]), batch[1]), sample.rule
-        )
+        trainer = BatchedTrainer(lambda p, batch, _, call=call: loss_fn(call(p, batch[0]), batch[1]), sample.rule)
         start = trainer.init(params, {"lr": rates, "weight_decay": decays})
         ends, _, losses = trainer.run(params, start, (inputs, target), index)
         for i, (rate, decay) in enumerate(zip(rates.tolist(), decays.tolist(), strict=True)):

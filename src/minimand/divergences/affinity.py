@@ -47,6 +47,7 @@ def renyi(p_logits: Tensor, q_logits: Tensor, a: float, dim: int = -1) -> Tensor
     tensor(0.2877)
     """
     ORDER.check("a", a)
+    check_pair("p_logits", p_logits, "q_logits", q_logits)
     if a == 1:
         return kl(p_logits, q_logits, dim)
     dtype = torch.promote_types(p_logits.dtype, q_logits.dtype)

@@ -23,6 +23,7 @@ from minimand._numerics import downcast, max_exponent, upcast, widest
 from minimand.divergences.generator import (
     FARTHEST,
     Form,
+    Form2,
     Generator,
     climb_of,
     derived,
@@ -30,7 +31,7 @@ from minimand.divergences.generator import (
     log_ratio_bounds,
     slope,
 )
-from minimand.divergences.worst_case import WorstCase, ball_weights, priced_weights
+from minimand.divergences.worst_case import Tilting, WorstCase, log_weights_at_price, log_weights_within
 from minimand.hyper import HyperSpec
 
 POSITIVE = HyperSpec(1.0, low=0.0, closed="neither")
@@ -69,6 +70,7 @@ class FDivergence:
 
     def __init__(self, generator: Generator) -> None:
         self.generator = generator
+        self.tilting = Tilting(self)
         self.__doc__ = generator.about or type(self).__doc__
 
     @classmethod
@@ -242,50 +244,43 @@ class FDivergence:
 
     def f_log(self, log_ratio: Tensor) -> Tensor:
         """f(e^l) of log-ratios l of any shape: f(0) at -inf, infinite at inf."""
-        right, left = f_growth(self.generator.growth)
-        return self._of_log_ratio(
-            lambda v: self.generator.perspective(v, torch.zeros_like(v)), log_ratio, right, left, self.f_at_zero, inf
-        )
+        return _in_type(self._f_log, check_floating("log_ratio", log_ratio))
 
     def link(self, log_ratio: Tensor) -> Tensor:
         """f'(e^l): the implicit reward of f-DPO, the pseudo-reward of f-DPG (up to sign), of log-ratios of any shape.
 
         Source: Wang et al. (2023), arXiv:2309.16240, theorem 1.
         """
-        f = self.generator
-        right, left = max(0.0, f.growth[0] - 1), f.growth[1]
-        return self._of_log_ratio(f.link, log_ratio, right, left, f.df_at_zero, f.df_at_infinity)
+        return _in_type(self._link, check_floating("log_ratio", log_ratio))
 
     df_log = link
 
     def conjugate_of_link(self, log_ratio: Tensor) -> Tensor:
         """f*(f'(e^l)) = e^l f'(e^l) - f(e^l), which is -(t f(1/t))' at t = e^-l."""
-        f = self.generator
-        right, left = f.growth[0], max(0.0, f.growth[1] - 1)
-        return self._of_log_ratio(f.conjugate_of_link, log_ratio, right, left, -f.f_at_zero, f.conjugate_at_top)
+        return _in_type(self._conjugate_of_link, check_floating("log_ratio", log_ratio))
 
     def weight(self, log_ratio: Tensor) -> Tensor:
         """h(r) = f''(r) r^2 at r = e^l: f-distill's weight of the score difference, with p the teacher.
 
         Source: Xu et al. (2025), arXiv:2502.15681, theorem 1.
         """
-        return self._curvature(log_ratio, power=0)
+        return _in_type(self._weight, check_floating("log_ratio", log_ratio))
 
     def d2f_log(self, log_ratio: Tensor) -> Tensor:
         """f''(e^l) of log-ratios of any shape."""
-        return self._curvature(log_ratio, power=2)
+        return _in_type(self._d2f_log, check_floating("log_ratio", log_ratio))
 
     def f(self, ratio: Tensor) -> Tensor:
         """f(t) of ratios t >= 0 of any shape."""
-        return self.f_log(_log(_checked_ratio(ratio)))
+        return _in_type(lambda t, dtype: self._f_log(_log(t), dtype), _checked_ratio(ratio))
 
     def df(self, ratio: Tensor) -> Tensor:
         """f'(t) of ratios t >= 0 of any shape."""
-        return self.link(_log(_checked_ratio(ratio)))
+        return _in_type(lambda t, dtype: self._link(_log(t), dtype), _checked_ratio(ratio))
 
     def d2f(self, ratio: Tensor) -> Tensor:
         """f''(t) of ratios t > 0 of any shape."""
-        return self.d2f_log(_log(_checked_ratio(ratio)))
+        return _in_type(lambda t, dtype: self._d2f_log(_log(t), dtype), _checked_ratio(ratio))
 
     def conjugate(self, slope: Tensor) -> Tensor:
         """f*(u) = sup_{t >= 0} u t - f(t) of slopes u of any shape: -f(0) below f'(0), infinite past f'(inf).
@@ -327,24 +322,39 @@ class FDivergence:
         inside = torch.ones_like(log_ratio + rise, dtype=torch.bool)
         if isfinite(f.df_at_zero):
             inside = ~(f.link(log_ratio) + rise <= f.df_at_zero)
-        return torch.where(inside, f.climb(log_ratio, torch.where(inside, rise, 0)), -inf)
+        found = torch.where(inside, f.climb(log_ratio, torch.where(inside, rise, 0)), -inf)
+        return torch.where(rise.isnan(), rise, found)  # a search ends somewhere, whatever it looks for
 
-    def _of_log_ratio(
-        self, form: Form, log_ratio: Tensor, right: float, left: float, at_zero: float, at_infinity: float
-    ) -> Tensor:
-        """``form`` of log-ratios, held where it would overflow, with its limits at -inf and inf."""
-        v = upcast(check_floating("log_ratio", log_ratio))
-        low, high = log_ratio_bounds(log_ratio.dtype, right, left)
-        value = form(torch.where(v.isinf(), 0, v).clamp(low, high))
-        value = torch.where(v == -inf, at_zero, torch.where(v == inf, at_infinity, value))
-        return downcast(value, log_ratio.dtype)
+    # The same of log-ratios in float32 or float64, held where results of type ``dtype`` would overflow
 
-    def _curvature(self, log_ratio: Tensor, power: int) -> Tensor:
+    def _f_log(self, v: Tensor, dtype: torch.dtype) -> Tensor:
+        return self._priced(self.generator.perspective, v, dtype)
+
+    def _printed(self, v: Tensor, dtype: torch.dtype) -> Tensor:
+        """f(e^l) as papers print it."""
+        return self._priced(self.generator.as_printed, v, dtype)
+
+    def _priced(self, perspective: Form2, v: Tensor, dtype: torch.dtype) -> Tensor:
+        bounds = log_ratio_bounds(dtype, *f_growth(self.generator.growth))
+        return _of_log_ratio(lambda v: perspective(v, torch.zeros_like(v)), v, bounds, (self.f_at_zero, inf))
+
+    def _link(self, v: Tensor, dtype: torch.dtype) -> Tensor:
+        f = self.generator
+        bounds = log_ratio_bounds(dtype, max(0.0, f.growth[0] - 1), f.growth[1])
+        return _of_log_ratio(f.link, v, bounds, (f.df_at_zero, f.df_at_infinity))
+
+    def _conjugate_of_link(self, v: Tensor, dtype: torch.dtype) -> Tensor:
+        f = self.generator
+        bounds = log_ratio_bounds(dtype, f.growth[0], max(0.0, f.growth[1] - 1))
+        return _of_log_ratio(f.conjugate_of_link, v, bounds, (-f.f_at_zero, f.conjugate_at_top))
+
+    def _weight(self, v: Tensor, dtype: torch.dtype, power: int = 0) -> Tensor:
         """h(r) r^-power."""
-        v = upcast(check_floating("log_ratio", log_ratio))
         v = v.clamp(-FARTHEST, FARTHEST)
-        exponent = (self.generator.log_weight(v) - power * v).clamp(max=max_exponent(log_ratio.dtype))
-        return downcast(exponent.exp(), log_ratio.dtype)
+        return (self.generator.log_weight(v) - power * v).clamp(max=max_exponent(dtype)).exp()
+
+    def _d2f_log(self, v: Tensor, dtype: torch.dtype) -> Tensor:
+        return self._weight(v, dtype, power=2)
 
     # Between distributions
 
@@ -427,26 +437,27 @@ class FDivergence:
         """
         check_choice("sampled_from", sampled_from, ("q", "p"))
         check_choice("control_variate", control_variate, ("standard", "none", "fitted"))
+        f, v, dtype = self, upcast(check_floating("log_ratio", log_ratio)), log_ratio.dtype
         if sampled_from == "p":  # E_p[f(r) / r] = E_p[g(1/r)] with g(t) = t f(1/t)
-            return self.reversed().estimate(-log_ratio, "q", control_variate, weights)
-        v = upcast(check_floating("log_ratio", log_ratio))
+            f, v = self.reversed(), -v
         if weights is None:
             share = torch.full_like(v, 1 / max(v.numel(), 1))
         else:
             check_same_shape(log_ratio=log_ratio, weights=check_floating("weights", weights))
             check_range("weights", weights, 0, inf)
-            share = weights.to(v.dtype) / weights.to(v.dtype).sum()
-        values = self._printed(v, log_ratio.dtype) if control_variate == "none" else upcast(self.f_log(log_ratio))
+            weights = weights.to(v.dtype)
+            share = weights / weights.sum()
+        values = f._printed(v, dtype) if control_variate == "none" else f._f_log(v, dtype)
         mean = (share * values).sum()
         if control_variate == "fitted":
-            ratio = v.clamp(*log_ratio_bounds(log_ratio.dtype, 1, 0)).exp()
+            ratio = v.clamp(*log_ratio_bounds(dtype, 1, 0)).exp()
             scale = ratio.detach().amax().clamp(min=1) if v.numel() else 1.0
             scaled = ratio / scale
             centred = (scaled - (share * scaled).sum()).detach()
             variance = (share * centred**2).sum()
             multiple = (share * centred * values.detach()).sum() / torch.where(variance > 0, variance, inf)
             mean = mean - multiple * (share * (scaled - 1 / scale)).sum()
-        return downcast(mean, log_ratio.dtype)
+        return downcast(mean, dtype)
 
     def score_weight(self, log_ratio: Tensor, wrt: str = "p") -> Tensor:
         """What to multiply a sample's score by for the gradient of D_f(p || q), elementwise; it carries no gradient.
@@ -462,7 +473,8 @@ class FDivergence:
         tensor([0., 2.])
         """
         check_choice("wrt", wrt, ("p", "q"))
-        return self.link(log_ratio.detach()) if wrt == "p" else -self.conjugate_of_link(log_ratio.detach())
+        log_ratio = check_floating("log_ratio", log_ratio).detach()
+        return self.link(log_ratio) if wrt == "p" else -self.conjugate_of_link(log_ratio)
 
     def variational_bound(self, v_p: Tensor, v_q: Tensor) -> Tensor:
         """mean f'(e^v) at samples of p - mean f*(f'(e^v)) at samples of q: a lower bound of D_f(p || q), a scalar.
@@ -480,7 +492,7 @@ class FDivergence:
         check_same_device(v_p=v_p, v_q=v_q)
         kink = self.generator.kink
         if kink is None:
-            gain, cost = upcast(self.link(v_p)), upcast(self.conjugate_of_link(v_q))
+            gain, cost = self._link(upcast(v_p), v_p.dtype), self._conjugate_of_link(upcast(v_q), v_q.dtype)
         else:
             gain, cost = kink.activation(upcast(v_p)), kink.conjugate(kink.activation(upcast(v_q)))
         bound = gain.sum() / max(v_p.numel(), 1) - cost.sum() / max(v_q.numel(), 1)
@@ -520,7 +532,7 @@ class FDivergence:
         WorstCase(value=tensor(3.), weights=tensor([0.0000, 0.2500, 0.7500]))
         """
         x, log_q, strength = _worst_case_arguments(values, weights, "strength", strength, POSITIVE, sense, dim)
-        log_p = priced_weights(self, x, log_q, strength)
+        log_p = log_weights_at_price(self, x, log_q, strength)
         price = self.terms(log_p, log_q).sum(-1, keepdim=True)
         return _worst_case((log_p.exp() * x).sum(-1, keepdim=True) - strength * price, log_p, values, sense, dim)
 
@@ -548,7 +560,7 @@ class FDivergence:
         tensor(4.5000)
         """
         x, log_q, radius = _worst_case_arguments(values, weights, "radius", radius, NON_NEGATIVE, sense, dim)
-        log_p = ball_weights(self, x, log_q, radius)
+        log_p = log_weights_within(self, x, log_q, radius)
         return _worst_case((log_p.exp() * x).sum(-1, keepdim=True), log_p, values, sense, dim)
 
     def tilt(self, reference_logits: Tensor, values: Tensor, strength: float | Tensor, dim: int = -1) -> Tensor:
@@ -565,20 +577,24 @@ class FDivergence:
         check_pair("reference_logits", reference_logits, "values", values)
         x, _, strength = _worst_case_arguments(values, None, "strength", strength, POSITIVE, "sup", dim)
         log_q = widest(reference_logits).movedim(dim, -1).log_softmax(-1)
-        return downcast(priced_weights(self, x, log_q, strength).movedim(-1, dim), values.dtype)
-
-    def _printed(self, v: Tensor, dtype: torch.dtype) -> Tensor:
-        """f(e^l) as papers print it."""
-        form = self.generator.as_printed
-        return self._of_log_ratio(
-            lambda v: form(v, torch.zeros_like(v)), v, *f_growth(self.generator.growth), self.f_at_zero, inf
-        )
+        return downcast(log_weights_at_price(self, x, log_q, strength).movedim(-1, dim), values.dtype)
 
 
 def _searched(name: str, *, link: Form, log_weight: Form, growth: tuple[float, float], **forms: Any) -> Generator:
     """A row whose f' is inverted by search unless ``climb`` is among the forms."""
     forms.setdefault("climb", climb_of(link, log_weight, growth))
     return Generator(name, link=link, log_weight=log_weight, growth=growth, **forms)
+
+
+def _in_type(form: Callable[[Tensor, torch.dtype], Tensor], value: Tensor) -> Tensor:
+    """``form`` of a tensor in its own type, computed in float32 at least."""
+    return downcast(form(upcast(value), value.dtype), value.dtype)
+
+
+def _of_log_ratio(form: Form, v: Tensor, bounds: tuple[float, float], limits: tuple[float, float]) -> Tensor:
+    """``form`` of log-ratios held within ``bounds``, with its limits at -inf and inf."""
+    value = form(torch.where(v.isinf(), 0, v).clamp(*bounds))
+    return torch.where(v == -inf, limits[0], torch.where(v == inf, limits[1], value))
 
 
 def _log(value: Tensor) -> Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf, log
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from minimand._numerics import increasing_root, max_exponent, polished
+from minimand._numerics import RootSearch, max_exponent, polished
 
 if TYPE_CHECKING:
     from minimand.divergences.f_divergence import FDivergence
@@ -19,7 +19,6 @@ Form = Callable[[Tensor], Tensor]
 Form2 = Callable[[Tensor, Tensor], Tensor]
 
 FARTHEST = 1e6  # the largest log-ratio that is searched for where f' grows no faster than a logarithm
-INVERSION_STEPS = 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,23 +145,16 @@ def f_growth(growth: tuple[float, float]) -> tuple[float, float]:
     return max(1.0, growth[0]), max(0.0, growth[1] - 1)
 
 
-def climb_of(link: Form, log_weight: Form, growth: tuple[float, float], exact: bool = True) -> Form2:
-    """The l with f'(e^l) = f'(e^v) + z by search: differentiable because f' is, not through the search.
-
-    A link that is not ``exact`` was differentiated out of f, and is searched only where that leaves it any digits.
-    """
+def climb_of(link: Form, log_weight: Form, growth: tuple[float, float]) -> Form2:
+    """The l with f'(e^l) = f'(e^v) + z by search: differentiable because f' is, not through the search."""
+    # in asinh(l), where both small and large log-ratios are near
+    search = RootSearch(lambda s, target: (link(s.sinh()) - target) / (1 + target.abs()), tolerance=1e-16)
 
     def climb(v: Tensor, z: Tensor) -> Tensor:
-        slope = link(v) + z
-        target = slope.detach()
-        scale = 1 + target.abs()
+        target = link(v) + z
         ends = log_ratio_bounds(z.dtype, max(0.0, growth[0] - 1), growth[1])
-        reach = FARTHEST if exact else -log(torch.finfo(z.dtype).eps)
-        low, high = (torch.full_like(target, min(max(end, -reach), reach)).asinh() for end in ends)
-        # in asinh(l), where both small and large log-ratios are near
-        root = increasing_root(
-            lambda s: (link(s.sinh()) - target) / scale, low, high, INVERSION_STEPS, torch.finfo(z.dtype).eps
-        )
-        return polished(root.sinh(), lambda x: link(x) - slope, lambda x: (log_weight(x) - x).exp())
+        low, high = (torch.full_like(target, min(max(end, -FARTHEST), FARTHEST)).asinh() for end in ends)
+        root = search(low, high, target).sinh()
+        return polished(root, lambda x: link(x) - target, lambda x: (log_weight(x) - x).exp())
 
     return climb

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minimand._checks import check_choice
-from minimand._numerics import exp_difference, log_mixture
+from minimand._numerics import exp_difference, log_mixture, sign
 from minimand.divergences.f_divergence import FDivergence
 from minimand.divergences.generator import Generator
 from minimand.divergences.kinks import TV_KINK, cvar_kink, no_form
@@ -220,8 +220,8 @@ softened_reverse_kl = _row(
 total_variation = _row(
     "total_variation",
     perspective=lambda x, y: exp_difference(x, y, x - y).abs() / 2,
-    link=lambda v: v.sign() / 2,
-    conjugate_of_link=lambda v: v.sign() / 2,
+    link=lambda v: sign(v) / 2,
+    conjugate_of_link=lambda v: sign(v) / 2,
     log_weight=no_form("total_variation", "curvature"),
     climb=no_form("total_variation", "inverse link"),
     f_at_zero=0.5,

@@ -8,19 +8,17 @@ All functions work over the last dimension. Roots are found without gradient and
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, isfinite
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from minimand._numerics import increasing_root, polished
+from minimand._numerics import RootSearch, polished
 
 if TYPE_CHECKING:
     from minimand.divergences.f_divergence import FDivergence
 
-NORMALISING_STEPS = 60
-RADIUS_STEPS = 60
 JUMP = 1e-9  # weights that miss 1 by more have a leap between them
 COLDEST = 40.0  # e^-40 of the values' range as price leaves nothing in float64 beside the largest value
 
@@ -32,86 +30,119 @@ class WorstCase(NamedTuple):
     weights: Tensor
 
 
-def priced_weights(divergence: FDivergence, x: Tensor, log_q: Tensor, strength: Tensor) -> Tensor:
+def log_weights_at_price(divergence: FDivergence, x: Tensor, log_q: Tensor, strength: Tensor) -> Tensor:
     """ln p of sup_p E_p[x] - strength D_f(p || q)."""
     kink = divergence.generator.kink
     if kink is not None:
         return _log(kink.regularised(x, log_q.exp(), strength))
-    return tilted(divergence, _below_top(x, log_q) / strength, log_q)[0]
+    return divergence.tilting.priced(x, log_q, strength)
 
 
-def ball_weights(divergence: FDivergence, x: Tensor, log_q: Tensor, radius: Tensor) -> Tensor:
-    """ln p of sup E_p[x] over D_f(p || q) <= radius.
-
-    The price whose weights lie on the sphere is found by Newton's method on ln D_f in w = -ln price: it rises with w
-    at the rate sum_k p'_k (z_k - mean z)^2, p' = dp/dz, mean over p'.
-    """
+def log_weights_within(divergence: FDivergence, x: Tensor, log_q: Tensor, radius: Tensor) -> Tensor:
+    """ln p of sup E_p[x] over D_f(p || q) <= radius."""
     kink = divergence.generator.kink
     if kink is not None:
         return _log(kink.robust(x, log_q.exp(), radius))
-    z = _below_top(x, log_q)
-    spread = -z.detach().amin(-1, keepdim=True)
-    z = z / torch.where(spread > 0, spread, 1)
-    at_top = torch.where(z == 0, log_q, -inf)
-    log_best = at_top - at_top.logsumexp(-1, keepdim=True)
-    farthest = divergence.terms(log_best, log_q).sum(-1, keepdim=True).detach()
-    attained = radius >= farthest
-    radius = torch.where(attained, farthest / 2, radius)
-
-    def distance(w: Tensor, z: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-        z = z * w.exp()
-        log_p, log_response = tilted(divergence, z, log_q)
-        response = log_response.exp()
-        mean = (response * z).sum(-1, keepdim=True) / response.sum(-1, keepdim=True)
-        return divergence.terms(log_p, log_q).sum(-1, keepdim=True), (response * (z - mean) ** 2).sum(-1, keepdim=True)
-
-    fixed_z, fixed_q, target = z.detach(), log_q.detach(), radius.detach()
-    high = torch.full_like(farthest, COLDEST)
-    w = increasing_root(lambda w: (distance(w, fixed_z, fixed_q)[0] / target).log(), -high, high, RADIUS_STEPS, 1e-12)
-    w = polished(w, lambda w: distance(w, z, log_q)[0] - radius, lambda w: distance(w, z, log_q)[1])
-    return torch.where(attained, log_best, tilted(divergence, z * w.exp(), log_q)[0])
+    return divergence.tilting.within(x, log_q, radius)
 
 
-def tilted(divergence: FDivergence, z: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-    """ln p and ln dp/dz of p_k = q_k (f')^{-1}(z_k + t), sum_k p_k = 1, for z <= 0 that is 0 somewhere.
+class Tilting:
+    """p_k = q_k (f')^{-1}(z_k + t), sum_k p_k = 1, for one f and z <= 0 that is 0 somewhere.
 
     The unknown is v = ln p/q where z is 0, so that t = f'(e^v): between 0 and where these weights alone sum to 1.
     """
-    f = divergence.generator
-    fixed_z, fixed_q = z.detach(), log_q.detach()
 
-    def log_mass(v: Tensor, z: Tensor, log_q: Tensor) -> Tensor:
-        return (log_q + divergence.climb(v, z)).logsumexp(-1, keepdim=True)
+    def __init__(self, divergence: FDivergence) -> None:
+        self.divergence = divergence
+        self.find_top = RootSearch(self.log_mass, tolerance=1e-15)
+        self.find_coldness = RootSearch(self.log_excess, tolerance=1e-12)
 
-    def log_response(v: Tensor) -> Tensor:
-        log_ratio = divergence.climb(v, fixed_z)
-        present = log_ratio > -inf
-        bend = 2 * log_ratio - f.log_weight(torch.where(present, log_ratio, 0))
-        return torch.where(present, fixed_q + bend, -inf)
+    def priced(self, x: Tensor, log_q: Tensor, strength: Tensor) -> Tensor:
+        """ln p of sup_p E_p[x] - strength D_f(p || q)."""
+        z = _below_top(x, log_q) / strength
+        return self.log_weights(self.top(z, log_q), z, log_q)
 
-    def across_jump(v: Tensor) -> Tensor:
-        # where f'(0) is finite a weight can leap from 0 between neighbouring numbers v: it takes what is left to take
-        step = 4 * torch.finfo(v.dtype).eps * (1 + v)
-        below, above = ((fixed_q + divergence.climb(end, fixed_z)).exp() for end in (v - step, v + step))
-        missing, leap = 1 - below.sum(-1, keepdim=True), (above - below).sum(-1, keepdim=True)
-        return _log(below + (missing / torch.where(leap > 0, leap, 1)).clamp(0, 1) * (above - below))
+    def within(self, x: Tensor, log_q: Tensor, radius: Tensor) -> Tensor:
+        """ln p of sup E_p[x] over D_f(p || q) <= radius.
 
-    def slope(v: Tensor) -> Tensor:
-        rate = log_response(v).logsumexp(-1, keepdim=True) - log_mass(v, fixed_z, fixed_q)
-        return (rate + f.log_weight(v) - v).exp()
+        The price e^-w whose weights lie on the sphere is found in w, with which D_f rises.
+        """
+        z = _below_top(x, log_q)
+        spread = -z.detach().amin(-1, keepdim=True)
+        z = z / torch.where(spread > 0, spread, 1)
+        at_top = torch.where(z == 0, log_q, -inf)
+        log_best = at_top - at_top.logsumexp(-1, keepdim=True)
+        farthest = self.distance(log_best, log_q).detach()
+        attained = radius >= farthest
+        radius = torch.where(attained, farthest / 2, radius)
+        coldest = torch.full_like(radius, COLDEST)
+        w = self.find_coldness(-coldest, coldest, z, log_q, radius)
 
-    if f.normaliser is not None:
-        v = f.normaliser(log_q, z)
-    else:
+        def excess(w: Tensor) -> Tensor:
+            v = self.top(z * w.exp(), log_q)
+            return self.distance(self.log_weights(v, z * w.exp(), log_q), log_q) - radius
+
+        w = polished(w, excess, lambda w: self.distance_rate(z.detach() * w.exp(), log_q.detach()))
+        z = z * w.exp()
+        return torch.where(attained, log_best, self.log_weights(self.top(z, log_q), z, log_q))
+
+    def top(self, z: Tensor, log_q: Tensor) -> Tensor:
+        """v, differentiable in z and ln q."""
+        normaliser = self.divergence.generator.normaliser
+        if normaliser is not None:
+            return normaliser(log_q, z)
+        fixed_z, fixed_q = z.detach(), log_q.detach()
         high = -torch.where(fixed_z == 0, fixed_q, -inf).logsumexp(-1, keepdim=True)
-        tolerance = 4 * torch.finfo(z.dtype).eps
-        v = increasing_root(
-            lambda v: log_mass(v, fixed_z, fixed_q), torch.zeros_like(high), high, NORMALISING_STEPS, tolerance
-        )
-        v = polished(v, lambda v: log_mass(v, z, log_q), slope)
-    log_p = log_q + divergence.climb(v, z)
-    mass = log_p.logsumexp(-1, keepdim=True)
-    return torch.where(mass.abs() < JUMP, log_p - mass, across_jump(v.detach())), log_response(v.detach())
+        v = self.find_top(torch.zeros_like(high), high, fixed_z, fixed_q)
+        return polished(v, lambda v: self.log_mass(v, z, log_q), lambda v: self.mass_rate(v, fixed_z, fixed_q))
+
+    def log_weights(self, v: Tensor, z: Tensor, log_q: Tensor) -> Tensor:
+        """ln p, normalised.
+
+        Where f'(0) is finite a weight can leap from 0 between neighbouring numbers v: there, without gradient, what
+        leaps is shared out so that the sum is 1.
+        """
+        log_p = log_q + self.divergence.climb(v, z)
+        log_mass = log_p.logsumexp(-1, keepdim=True)
+        if not isfinite(self.divergence.df_at_zero):
+            return log_p - log_mass
+        v, z, q = v.detach(), z.detach(), log_q.detach().exp()
+        step = 4 * torch.finfo(v.dtype).eps * (1 + v)
+        below, above = (q * self.divergence.climb(end, z).exp() for end in (v - step, v + step))
+        missing, leap = 1 - below.sum(-1, keepdim=True), (above - below).sum(-1, keepdim=True)
+        shared = below + (missing / torch.where(leap > 0, leap, 1)).clamp(0, 1) * (above - below)
+        return torch.where(log_mass.abs() < JUMP, log_p - log_mass, _log(shared))
+
+    def distance(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """D_f(p || q), the last dimension kept."""
+        return self.divergence.terms(log_p, log_q).sum(-1, keepdim=True)
+
+    def log_mass(self, v: Tensor, z: Tensor, log_q: Tensor) -> Tensor:
+        """ln sum_k p_k, which rises in v."""
+        return (log_q + self.divergence.climb(v, z)).logsumexp(-1, keepdim=True)
+
+    def log_excess(self, w: Tensor, z: Tensor, log_q: Tensor, radius: Tensor) -> Tensor:
+        """ln D_f - ln radius at the weights of z e^w, which rises in w."""
+        z = z * w.exp()
+        return (self.distance(self.log_weights(self.top(z, log_q), z, log_q), log_q) / radius).log()
+
+    def log_responses(self, v: Tensor, z: Tensor, log_q: Tensor) -> Tensor:
+        """ln p', p' = dp/dz = q / f'' at fixed t."""
+        log_ratio = self.divergence.climb(v, z)
+        present = log_ratio > -inf
+        bend = 2 * log_ratio - self.divergence.generator.log_weight(torch.where(present, log_ratio, 0))
+        return torch.where(present, log_q + bend, -inf)
+
+    def mass_rate(self, v: Tensor, z: Tensor, log_q: Tensor) -> Tensor:
+        """d ln sum_k p_k / dv."""
+        log_rate = self.log_responses(v, z, log_q).logsumexp(-1, keepdim=True) - self.log_mass(v, z, log_q)
+        return (log_rate + self.divergence.generator.log_weight(v) - v).exp()
+
+    def distance_rate(self, z: Tensor, log_q: Tensor) -> Tensor:
+        """d D_f / dw at w = 0 for the weights of z e^w: sum_k p'_k (z_k - mean z)^2, the mean over p'."""
+        response = self.log_responses(self.top(z, log_q), z, log_q).exp()
+        mean = (response * z).sum(-1, keepdim=True) / response.sum(-1, keepdim=True)
+        return (response * (z - mean) ** 2).sum(-1, keepdim=True)
 
 
 def _below_top(x: Tensor, log_q: Tensor) -> Tensor:

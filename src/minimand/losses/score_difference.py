@@ -124,11 +124,12 @@ def generalised_cross_entropy_loss(
 
 
 def exponent_cap(logits: Tensor) -> float:
+    """The largest exponent whose exponential, and its gradient, the logits' type can hold."""
     return FLOAT16_EXPONENT_CAP if logits.dtype == torch.float16 else EXPONENT_CAP
 
 
 def composed_sum(scores: Tensor, target: Tensor, rate: Tensor, cap: float) -> Tensor:
-    """(e^(rate * a) - 1) / rate of the cross-entropies a, a itself at rate 0, the tangent past rate * a = ``cap``.
+    """(N,) (e^(rate * a) - 1) / rate of the cross-entropies a, a itself at rate 0, the tangent past rate * a = ``cap``.
 
     Both branches of the last line get arguments at which value and gradient are finite.
     """

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from minimand._checks import check_choice
+from minimand._numerics import sign
 from minimand.hyper import HyperSpec, LogUniform
 from minimand.optim.rule import (
     Hyper,
@@ -155,11 +156,6 @@ class LionK(Lion):
         if self.kernel == "dead_zone":
             return torch.where(x.abs() <= hyper["dead_zone"], torch.zeros_like(x), sign(x))
         return sign(x)
-
-
-def sign(x: Tensor) -> Tensor:
-    """-1, 0 or 1, and NaN for NaN: ``torch.sign`` gives 0, and a run that has diverged would seem to rest."""
-    return x.sign().maximum(x.clamp(max=-1.0))
 
 
 def unit(x: Tensor) -> Tensor:
