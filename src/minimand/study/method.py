@@ -40,8 +40,4 @@ class Method:
     @property
     def hypers(self) -> dict[str, HyperSpec]:
         """All numbers under qualified names: ``rule.lr``, ``loss.tau``."""
-        return {
-            f"{axis}.{name}": spec for axis, choice in self.choices.items() for name, spec in choice.hypers.items()
-        }
-
-
+        return {f"{axis}.{name}": spec for axis, choice in self.choices.items() for name, spec in choice.hypers.items()}
