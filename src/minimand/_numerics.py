@@ -173,20 +173,21 @@ def increasing_root(
     return torch.where(outside, end, best)
 
 
-def polished(root: Tensor, residual: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]) -> Tensor:
+def polished(root: Tensor, function: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
     """A root that was found without gradient, after two Newton steps that carry it, right to second order.
 
-    Where a step would be large the root lies past the end of the function's numbers; it stays there, a constant.
+    ``function`` gives its value and its slope. Where a step would be large the root lies past the end of the
+    function's numbers; it stays there, a constant.
 
     >>> c = torch.tensor(9.0, requires_grad=True)
-    >>> polished(torch.tensor(3.0), lambda x: x**2 - c, lambda x: 2 * x).backward()
+    >>> polished(torch.tensor(3.0), lambda x: (x**2 - c, 2 * x)).backward()
     >>> c.grad  # 1 / (2 * 3)
     tensor(0.1667)
     """
     for _ in range(2):
-        steepness = slope(root).detach()
-        sloped = ~(steepness <= 0)
-        step = residual(root) / torch.where(sloped, steepness, 1)
+        value, slope = function(root)
+        sloped = slope.detach() != 0
+        step = value / torch.where(sloped, slope.detach(), 1)
         near = sloped & ~(step.detach().abs() > 0.01 * (1 + root.detach().abs()))
         root = root - torch.where(near, step, 0)
     return root

@@ -41,7 +41,9 @@ CHECKS = {
     ("smooth_adversarial_comp_sum*", "vmapped"): "it differentiates inside, from a random start",
     ("smooth_adversarial_comp_sum*", "nan_is_seen_in_transforms"): "it differentiates inside: no vmap",
     ("soft_confusion*", "keeps_dtype"): "counts of 16-bit scores are float32: 16 bits would lose samples",
-    # Update rules.
+    # Update rules and schedules.
+    ("cosine_decay*", "agrees_bfloat16"): "a step is a counter: bfloat16 does not count past 256",
+    ("linear_decay:warm", "agrees_float16"): "a step is a counter: float16 does not count past 2048",
     ("AdaGradNorm", "split_into_groups"): "its norm is a group's: the split is part of the method",
     ("DiffGrad", "batched_is_bitwise_a_loop"): "torch's sigmoid rounds the last few entries of a tensor otherwise",
 }

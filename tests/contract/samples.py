@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minimand import divergences, losses
+from minimand import divergences, losses, optim
 from minimand.divergences import FDivergence
 from minimand.losses import ScalarSupport
 from minimand.optim import rules
@@ -27,9 +27,11 @@ from .takes import (
     BINS,
     CLASS_LOGITS,
     CRITICS,
+    DIRECTION,
     GAPS,
     LOG_RATIO,
     LOGITS,
+    MATRIX,
     MODEL_INPUTS,
     PAIR_OF_LOG_PROBS,
     PAIR_OF_LOGITS,
@@ -38,6 +40,7 @@ from .takes import (
     REAL,
     REAL_TARGET,
     REMEMBERED,
+    STEP,
     TILT,
     VALUES,
     WEIGHTED_BINARY,
@@ -265,7 +268,26 @@ DIVERGENCES = [
     *part(divergences.renyi, PAIR_OF_LOGITS, {"": {"a": 0.3}, "one": {"a": 1.0}, "two": {"a": 2.0}}, plain=False),
 ]
 
-PARTS = [*DIVERGENCES, *LOSSES]
+# What update rules are built from, and schedules.
+
+WARM = {"": {"total": 50}, "warm": {"total": 50, "warmup": 20}}
+AT_LEAST_0 = {"plain": False, "wrong_options": {"total": -1, "warmup": -1}}
+
+BLOCKS = [
+    *part(rules.orthogonalise, MATRIX, {"ten": {"steps": 10}}, condition=3000.0, wrong_options={"steps": 0}),
+    *part(
+        rules.radial_projection,
+        DIRECTION,
+        {"": {"delta": 0.1}, "free": {"delta": 9.0}},
+        plain=False,
+        wrong_options={"delta": -1.0},
+    ),
+    *part(optim.constant, STEP, WARM, plain=False, wrong_options={"warmup": -1}),
+    *part(optim.linear_decay, STEP, WARM, **AT_LEAST_0),
+    *part(optim.cosine_decay, STEP, WARM, **AT_LEAST_0),
+]
+
+PARTS = [*DIVERGENCES, *LOSSES, *BLOCKS]
 
 # Update rules.
 

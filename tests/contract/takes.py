@@ -176,6 +176,34 @@ MODEL_INPUTS = Takes(
 )
 
 
+# What update rules are built from.
+
+MATRIX = Takes(
+    lambda rows, classes, g: {"matrix": normal(rows, classes, generator=g)},
+    scores=("matrix",),
+    wrong=[
+        *not_floating("matrix"),
+        Wrong("matrix", lambda x: x[0], "(5,)"),
+        Wrong("matrix", lambda x: x[None], "(1, 12, 5)"),
+    ],
+)
+DIRECTION = Takes(
+    lambda rows, classes, g: {name: normal(rows, classes, generator=g) for name in ("u", "weight", "grad")},
+    scores=("u", "weight", "grad"),
+    wrong=[
+        *(wrong for name in ("u", "weight", "grad") for wrong in not_floating(name)),
+        Wrong("weight", lambda x: x[1:], "(11, 5)"),
+        Wrong("grad", lambda x: x[:, 1:], "(12, 4)"),
+        Wrong("grad", lambda x: x.to("meta"), "meta"),
+    ],
+)
+STEP = Takes(
+    lambda rows, classes, g: {"step": 40 * uniform(rows, generator=g)},
+    edges={"step": (0.0, 49.0, 50.0, 1e4)},
+    wrong=[Wrong("step", lambda x: x.tolist(), "list", TypeError)],
+)
+
+
 # What divergences take.
 
 

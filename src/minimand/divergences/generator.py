@@ -155,6 +155,6 @@ def climb_of(link: Form, log_weight: Form, growth: tuple[float, float]) -> Form2
         ends = log_ratio_bounds(z.dtype, max(0.0, growth[0] - 1), growth[1])
         low, high = (torch.full_like(target, min(max(end, -FARTHEST), FARTHEST)).asinh() for end in ends)
         root = search(low, high, target).sinh()
-        return polished(root, lambda x: link(x) - target, lambda x: (log_weight(x) - x).exp())
+        return polished(root, lambda x: (link(x) - target, (log_weight(x) - x).exp()))
 
     return climb

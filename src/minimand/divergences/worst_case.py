@@ -34,15 +34,15 @@ def log_weights_at_price(divergence: FDivergence, x: Tensor, log_q: Tensor, stre
     """ln p of sup_p E_p[x] - strength D_f(p || q)."""
     kink = divergence.generator.kink
     if kink is not None:
-        return _log(kink.regularised(x, log_q.exp(), strength))
-    return divergence.tilting.priced(x, log_q, strength)
+        return _with_nan_of(x, _log(kink.regularised(x, log_q.exp(), strength)))
+    return divergence.tilting.at_price(x, log_q, strength)
 
 
 def log_weights_within(divergence: FDivergence, x: Tensor, log_q: Tensor, radius: Tensor) -> Tensor:
     """ln p of sup E_p[x] over D_f(p || q) <= radius."""
     kink = divergence.generator.kink
     if kink is not None:
-        return _log(kink.robust(x, log_q.exp(), radius))
+        return _with_nan_of(x, _log(kink.robust(x, log_q.exp(), radius)))
     return divergence.tilting.within(x, log_q, radius)
 
 
@@ -54,10 +54,10 @@ class Tilting:
 
     def __init__(self, divergence: FDivergence) -> None:
         self.divergence = divergence
-        self.find_top = RootSearch(self.log_mass, tolerance=1e-15)
+        self.find_top = RootSearch(lambda v, z, log_q: self.log_mass(v, z, log_q)[0], tolerance=1e-15)
         self.find_coldness = RootSearch(self.log_excess, tolerance=1e-12)
 
-    def priced(self, x: Tensor, log_q: Tensor, strength: Tensor) -> Tensor:
+    def at_price(self, x: Tensor, log_q: Tensor, strength: Tensor) -> Tensor:
         """ln p of sup_p E_p[x] - strength D_f(p || q)."""
         z = _below_top(x, log_q) / strength
         return self.log_weights(self.top(z, log_q), z, log_q)
@@ -77,12 +77,7 @@ class Tilting:
         radius = torch.where(attained, farthest / 2, radius)
         coldest = torch.full_like(radius, COLDEST)
         w = self.find_coldness(-coldest, coldest, z, log_q, radius)
-
-        def excess(w: Tensor) -> Tensor:
-            v = self.top(z * w.exp(), log_q)
-            return self.distance(self.log_weights(v, z * w.exp(), log_q), log_q) - radius
-
-        w = polished(w, excess, lambda w: self.distance_rate(z.detach() * w.exp(), log_q.detach()))
+        w = polished(w, lambda w: self.excess(w, z, log_q, radius))
         z = z * w.exp()
         return torch.where(attained, log_best, self.log_weights(self.top(z, log_q), z, log_q))
 
@@ -91,10 +86,20 @@ class Tilting:
         normaliser = self.divergence.generator.normaliser
         if normaliser is not None:
             return normaliser(log_q, z)
-        fixed_z, fixed_q = z.detach(), log_q.detach()
-        high = -torch.where(fixed_z == 0, fixed_q, -inf).logsumexp(-1, keepdim=True)
-        v = self.find_top(torch.zeros_like(high), high, fixed_z, fixed_q)
-        return polished(v, lambda v: self.log_mass(v, z, log_q), lambda v: self.mass_rate(v, fixed_z, fixed_q))
+        return polished(self.fixed_top(z.detach(), log_q.detach()), lambda v: self.log_mass(v, z, log_q))
+
+    def fixed_top(self, z: Tensor, log_q: Tensor) -> Tensor:
+        """v, without gradient."""
+        high = -torch.where(z == 0, log_q, -inf).logsumexp(-1, keepdim=True)
+        return self.find_top(torch.zeros_like(high), high, z, log_q)
+
+    def log_mass(self, v: Tensor, z: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+        """ln sum_k p_k, which rises in v, and its slope."""
+        f = self.divergence.generator
+        log_ratio = self.divergence.climb(v, z)
+        mass = (log_q + log_ratio).logsumexp(-1, keepdim=True)
+        response = self.log_response(log_ratio, log_q).logsumexp(-1, keepdim=True)
+        return mass, (response - mass + f.log_weight(v) - v).exp()
 
     def log_weights(self, v: Tensor, z: Tensor, log_q: Tensor) -> Tensor:
         """ln p, normalised.
@@ -113,36 +118,28 @@ class Tilting:
         shared = below + (missing / torch.where(leap > 0, leap, 1)).clamp(0, 1) * (above - below)
         return torch.where(log_mass.abs() < JUMP, log_p - log_mass, _log(shared))
 
-    def distance(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """D_f(p || q), the last dimension kept."""
-        return self.divergence.terms(log_p, log_q).sum(-1, keepdim=True)
-
-    def log_mass(self, v: Tensor, z: Tensor, log_q: Tensor) -> Tensor:
-        """ln sum_k p_k, which rises in v."""
-        return (log_q + self.divergence.climb(v, z)).logsumexp(-1, keepdim=True)
-
-    def log_excess(self, w: Tensor, z: Tensor, log_q: Tensor, radius: Tensor) -> Tensor:
-        """ln D_f - ln radius at the weights of z e^w, which rises in w."""
-        z = z * w.exp()
-        return (self.distance(self.log_weights(self.top(z, log_q), z, log_q), log_q) / radius).log()
-
-    def log_responses(self, v: Tensor, z: Tensor, log_q: Tensor) -> Tensor:
+    def log_response(self, log_ratio: Tensor, log_q: Tensor) -> Tensor:
         """ln p', p' = dp/dz = q / f'' at fixed t."""
-        log_ratio = self.divergence.climb(v, z)
         present = log_ratio > -inf
         bend = 2 * log_ratio - self.divergence.generator.log_weight(torch.where(present, log_ratio, 0))
         return torch.where(present, log_q + bend, -inf)
 
-    def mass_rate(self, v: Tensor, z: Tensor, log_q: Tensor) -> Tensor:
-        """d ln sum_k p_k / dv."""
-        log_rate = self.log_responses(v, z, log_q).logsumexp(-1, keepdim=True) - self.log_mass(v, z, log_q)
-        return (log_rate + self.divergence.generator.log_weight(v) - v).exp()
+    def distance(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """D_f(p || q), the last dimension kept."""
+        return self.divergence.terms(log_p, log_q).sum(-1, keepdim=True)
 
-    def distance_rate(self, z: Tensor, log_q: Tensor) -> Tensor:
-        """d D_f / dw at w = 0 for the weights of z e^w: sum_k p'_k (z_k - mean z)^2, the mean over p'."""
-        response = self.log_responses(self.top(z, log_q), z, log_q).exp()
-        mean = (response * z).sum(-1, keepdim=True) / response.sum(-1, keepdim=True)
-        return (response * (z - mean) ** 2).sum(-1, keepdim=True)
+    def log_excess(self, w: Tensor, z: Tensor, log_q: Tensor, radius: Tensor) -> Tensor:
+        """ln D_f - ln radius at the weights of z e^w, which rises in w."""
+        z = z * w.exp()
+        return (self.distance(self.log_weights(self.fixed_top(z, log_q), z, log_q), log_q) / radius).log()
+
+    def excess(self, w: Tensor, z: Tensor, log_q: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+        """D_f - radius at the weights of z e^w, and its slope: sum_k p'_k (u_k - mean u)^2, u = z e^w, mean over p'."""
+        u = z * w.exp()
+        log_p = self.log_weights(self.top(u, log_q), u, log_q)
+        response = self.log_response(log_p - torch.where(log_q > -inf, log_q, 0), log_q).exp()
+        mean = (response * u).sum(-1, keepdim=True) / response.sum(-1, keepdim=True)
+        return self.distance(log_p, log_q) - radius, (response * (u - mean) ** 2).sum(-1, keepdim=True)
 
 
 def _below_top(x: Tensor, log_q: Tensor) -> Tensor:
@@ -150,6 +147,11 @@ def _below_top(x: Tensor, log_q: Tensor) -> Tensor:
     support = log_q > -inf
     top = torch.where(support, x, -inf).amax(-1, keepdim=True).detach()
     return torch.where(support, x - top, torch.zeros_like(x))
+
+
+def _with_nan_of(x: Tensor, log_p: Tensor) -> Tensor:
+    """``log_p``, NaN where x holds one: comparing and sorting would hide it."""
+    return torch.where(x.isnan().any(-1, keepdim=True), torch.nan, log_p)
 
 
 def _log(weights: Tensor) -> Tensor:

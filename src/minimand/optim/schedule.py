@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from torch import Tensor
+
 
 def constant(step: Any, total: int, warmup: int = 0) -> Any:
     """1 throughout, after ``warmup`` steps of linear increase.
@@ -27,7 +29,7 @@ def linear_decay(step: Any, total: int, warmup: int = 0) -> Any:
     >>> linear_decay(5, 10)
     0.5
     """
-    return _warm(step, warmup) * (1.0 - step / max(total, 1))
+    return _warm(step, warmup) * (1.0 - _progress(step, total))
 
 
 def cosine_decay(step: Any, total: int, warmup: int = 0) -> Any:
@@ -38,12 +40,31 @@ def cosine_decay(step: Any, total: int, warmup: int = 0) -> Any:
     >>> round(cosine_decay(5, 10), 12)
     0.5
     """
-    angle = math.pi * step / max(total, 1)
-    cosine = angle.cos() if hasattr(angle, "cos") else math.cos(angle)
+    angle = math.pi * _progress(step, total)
+    cosine = angle.cos() if isinstance(angle, Tensor) else math.cos(angle)
     return _warm(step, warmup) * 0.5 * (1.0 + cosine)
+
+
+def _progress(step: Any, total: int) -> Any:
+    """The share of the run that is over; a step past the end is the last."""
+    _check_step(step)
+    if total < 0:
+        raise ValueError(f"total must be at least 0; got {total}")
+    return _at_most_one(step / max(total, 1))
 
 
 def _warm(step: Any, warmup: int) -> Any:
     """min(1, (step + 1) / warmup)."""
-    ramp = (step + 1) / max(warmup, 1)
-    return ramp.clamp(max=1.0) if hasattr(ramp, "clamp") else min(1.0, ramp)
+    _check_step(step)
+    if warmup < 0:
+        raise ValueError(f"warmup must be at least 0; got {warmup}")
+    return _at_most_one((step + 1) / max(warmup, 1))
+
+
+def _check_step(step: object) -> None:
+    if isinstance(step, bool) or not isinstance(step, (int, float, Tensor)):
+        raise TypeError(f"step must be a number or a tensor; got {type(step).__name__}")
+
+
+def _at_most_one(value: Any) -> Any:
+    return value.clamp(max=1.0) if isinstance(value, Tensor) else min(value, 1.0)

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from minimand._checks import check_floating, check_same_device, check_same_shape
 from minimand._numerics import upcast
 from minimand.hyper import HyperSpec
 from minimand.optim.rule import (
@@ -154,22 +155,34 @@ def radial_projection(u: Tensor, weight: Tensor, grad: Tensor, delta: Tensor | f
     ``u``, ``weight`` and ``grad`` have one shape. A scale-invariant weight is orthogonal to its gradient; the test is
     made on rows (first dimension) and then on the whole tensor, all or nothing. Returns the new ``u`` and a boolean
     0-d tensor, whether it was projected. Source: Heo et al. (2021), arXiv:2006.08217, equations 11 and 12.
+
+    >>> weight, grad = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    >>> radial_projection(torch.tensor([[3.0, 4.0]]), weight, grad, delta=0.1)
+    (tensor([[0., 4.]]), tensor(True))
     """
+    for name, value in (("u", u), ("weight", weight), ("grad", grad)):
+        check_floating(name, value)
+    check_same_shape(u=u, weight=weight, grad=grad)
+    check_same_device(u=u, weight=weight, grad=grad)
+    if not isinstance(delta, Tensor):
+        nonnegative(0.1).check("delta", delta)
     if weight.ndim < 2 or weight.numel() == 0:
         return u, torch.zeros((), dtype=torch.bool, device=weight.device)
     shape = weight.shape
-    by_rows = [x.reshape(shape[0], -1) for x in (u, weight, grad)]
-    whole = [x.reshape(1, -1) for x in (u, weight, grad)]
-    rows_free, layer_free = (_is_orthogonal(g, w, delta) for _, w, g in (by_rows, whole))
+    by_rows = [upcast(x).reshape(shape[0], -1) for x in (u, weight, grad)]
+    whole = [upcast(x).reshape(1, -1) for x in (u, weight, grad)]
+    rows_cosine, layer_cosine = (_largest_cosine(g, w) for _, w, g in (by_rows, whole))
+    rows_free = rows_cosine < delta / by_rows[1].shape[1] ** 0.5
+    layer_free = layer_cosine < delta / weight.numel() ** 0.5
     row_u, layer_u = (_without_radial(u, w).reshape(shape) for u, w, _ in (by_rows, whole))
-    projected = torch.where(rows_free, row_u, torch.where(layer_free, layer_u, u))
-    return projected, rows_free | layer_free
+    projected = torch.where(rows_free, row_u, torch.where(layer_free, layer_u, upcast(u)))
+    projected = torch.where(rows_cosine.isnan(), rows_cosine, projected)  # a comparison with NaN would hide it
+    return projected.to(u.dtype), rows_free | layer_free
 
 
-def _is_orthogonal(grad: Tensor, weight: Tensor, delta: Tensor | float) -> Tensor:
-    """Whether the largest |cosine| over rows is below delta / sqrt(row length)."""
-    cosine = (_unit_rows(grad) * _unit_rows(weight)).sum(1).abs()
-    return cosine.amax() < delta / weight.shape[1] ** 0.5
+def _largest_cosine(grad: Tensor, weight: Tensor) -> Tensor:
+    """The largest |cosine| over rows."""
+    return (_unit_rows(grad) * _unit_rows(weight)).sum(1).abs().amax()
 
 
 def _without_radial(u: Tensor, weight: Tensor) -> Tensor:
@@ -182,5 +195,5 @@ def _unit_rows(x: Tensor) -> Tensor:
     """Rows over their norms, zero for zero; the largest entry is divided out first against overflow."""
     largest = x.abs().amax(1, keepdim=True)
     x = x / torch.where(largest > 0, largest, 1.0)
-    norm = x.square().sum(1, keepdim=True).sqrt()
+    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)  # unlike a root of squares, differentiable at 0
     return x / torch.where(norm > 0, norm, 1.0)

@@ -164,7 +164,7 @@ def unit(x: Tensor) -> Tensor:
         return x
     largest = x.abs().amax()
     scaled = x / torch.where(largest > 0, largest, torch.ones_like(largest))
-    norm = scaled.square().sum().sqrt()
+    norm = torch.linalg.vector_norm(scaled)
     return scaled / torch.where(norm > 0, norm, torch.ones_like(norm))
 
 

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from minimand._checks import check_choice
+from minimand._checks import check_choice, check_floating
+from minimand._numerics import upcast
 from minimand.optim.rule import (
     Hyper,
     Rule,
@@ -31,22 +32,29 @@ def orthogonalise(matrix: Tensor, steps: int = 5, dtype: torch.dtype | None = No
     """The nearest semi-orthogonal matrix, roughly: singular values go to about 1 (0.68 to 1.13 after 5 steps).
 
     ``matrix`` (rows, cols). ``steps`` Newton-Schulz iterations X <- a X + (b X X^T + c (X X^T)^2) X from
-    X = M / (||M||_F + 1e-7), in ``dtype`` (the matrix's own unless given). Zero stays zero.
+    X = M / (||M||_F + 1e-7), in ``dtype`` (the matrix's own unless given, float32 for 16 bits). Zero stays zero.
+
+    >>> orthogonalise(torch.diag(torch.tensor([3.0, 4.0]))).diagonal()
+    tensor([0.7229, 1.1192])
     """
+    check_floating("matrix", matrix, ndim=2)
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1; got {steps}")
     if matrix.numel() == 0:
         return matrix
-    largest = matrix.abs().amax()
+    wide = upcast(matrix)
+    largest = wide.abs().amax()
     largest = torch.where(largest > 0, largest, torch.ones_like(largest))
-    x = matrix / largest
-    x = x / (x.square().sum().sqrt() + NORM_FLOOR / largest)
-    x = x.to(dtype or matrix.dtype)
-    wide = matrix.shape[0] <= matrix.shape[1]
-    x = x if wide else x.mT
+    x = wide / largest
+    x = x / (torch.linalg.vector_norm(x) + NORM_FLOOR / largest)
+    x = x.to(dtype or wide.dtype)
+    is_wide = matrix.shape[0] <= matrix.shape[1]
+    x = x if is_wide else x.mT
     a, b, c = NEWTON_SCHULZ
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * (gram @ gram)) @ x
-    return (x if wide else x.mT).to(matrix.dtype)
+    return (x if is_wide else x.mT).to(matrix.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
