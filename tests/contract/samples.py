@@ -72,13 +72,19 @@ def linear_adversarial(inputs: Tensor, target: Tensor, **options: Any) -> Tensor
 def support(method: str) -> Any:
     """A method of ``ScalarSupport`` as a function that takes what the support is built from by keyword."""
 
-    def call(
-        *inputs: Tensor, num_bins: int = 5, sigma_ratio: float = 0.75, kind: Any = "hl_gauss", reduction: str = "mean"
-    ) -> Any:
-        options = {"reduction": reduction} if method == "loss" else {}
-        return getattr(ScalarSupport(-4.0, 4.0, num_bins, sigma_ratio, kind), method)(*inputs, **options)
+    def built(num_bins: int, sigma_ratio: float, kind: Any) -> Callable[..., Tensor]:
+        return getattr(ScalarSupport(-4.0, 4.0, num_bins, sigma_ratio, kind), method)
 
-    call.spec = ScalarSupport.spec  # type: ignore[attr-defined]
+    def plain(*inputs: Tensor, num_bins: int = 5, sigma_ratio: float = 0.75, kind: Any = "hl_gauss") -> Tensor:
+        return built(num_bins, sigma_ratio, kind)(*inputs)
+
+    def reduced(
+        *inputs: Tensor, num_bins: int = 5, sigma_ratio: float = 0.75, kind: Any = "hl_gauss", reduction: str = "mean"
+    ) -> Tensor:
+        return built(num_bins, sigma_ratio, kind)(*inputs, reduction=reduction)
+
+    call: Any = reduced if method == "loss" else plain
+    call.spec = ScalarSupport.spec
     return call
 
 

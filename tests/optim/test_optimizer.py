@@ -1,7 +1,7 @@
-"""The torch.optim driver: PyTorch's conventions, and three executions of one formula."""
+"""The torch.optim driver: PyTorch's conventions, and three executions of one formula.
 
-import copy
-import io
+What holds for every rule under it is in ``tests/contract``.
+"""
 
 import pytest
 import torch
@@ -33,22 +33,7 @@ def train(optimizer, params, steps, start=0) -> None:
         optimizer.step()
 
 
-ALL = [getattr(optim, rule.__name__) for rule in rules.RULES]
-BY_ELEMENT = [getattr(optim, rule.__name__) for rule in rules.RULES if rule.event == "element"]
 OPTIONS = {"lr": 0.01, "weight_decay": 0.1}
-
-
-@pytest.mark.parametrize("optimizer", BY_ELEMENT)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_foreach_equals_the_loop(optimizer, dtype):
-    ends = []
-    for foreach in (False, True):
-        params = list(model(dtype).parameters())
-        train(optimizer(params, foreach=foreach, **OPTIONS), params, 5)
-        ends.append(params)
-    tolerance = 1e-6 if dtype == torch.float32 else 0
-    for a, b in zip(*ends, strict=True):
-        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("optimizer", [optim.AdaBelief, optim.Muon, optim.AdamP, optim.AdaGradNorm])
@@ -89,71 +74,6 @@ def test_compiled_step_serves_tensors_in_any_layout(layout):
             optimizer.step()
         ends.append(param)
     torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("optimizer", [o for o in ALL if o is not optim.AdaGradNorm])
-def test_trajectory_does_not_depend_on_the_split_into_groups(optimizer):
-    whole = list(model().parameters())
-    split = list(model().parameters())
-    train(optimizer(whole, **OPTIONS), whole, 4)
-    train(optimizer([{"params": split[:1]}, {"params": split[1:3]}, {"params": split[3:]}], **OPTIONS), split, 4)
-    assert all(torch.equal(a, b) for a, b in zip(whole, split, strict=True))
-
-
-@pytest.mark.parametrize("optimizer", ALL)
-def test_maximize_negates_the_gradient_and_not_the_decay(optimizer):
-    up, down = (list(model().parameters()) for _ in range(2))
-    climb, descend = optimizer(up, maximize=True, **OPTIONS), optimizer(down, **OPTIONS)
-    for t in range(3):
-        fill_gradients(up, t + 1)
-        fill_gradients(down, t + 1)
-        for param in down:
-            param.grad.neg_()
-        climb.step()
-        descend.step()
-    assert all(torch.equal(a, b) for a, b in zip(up, down, strict=True))
-
-
-@pytest.mark.parametrize("optimizer", ALL)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_resuming_from_a_checkpoint_is_bitwise_the_unbroken_run(optimizer, dtype):
-    params = list(model(dtype).parameters())
-    train(optimizer(params, **OPTIONS), params, 6)
-
-    first = list(model(dtype).parameters())
-    stopped = optimizer(first, **OPTIONS)
-    train(stopped, first, 3)
-    file = io.BytesIO()
-    torch.save({"params": first, "state": stopped.state_dict()}, file)
-    file.seek(0)
-    saved = torch.load(file, weights_only=False)
-    resumed = optimizer(saved["params"], lr=5.0)  # overwritten by the checkpoint
-    resumed.load_state_dict(saved["state"])
-    train(resumed, saved["params"], 3, start=3)
-    assert all(torch.equal(a, b) for a, b in zip(params, saved["params"], strict=True))
-
-
-def test_loading_keeps_float32_moments_of_bfloat16_parameters():
-    params = list(model(torch.bfloat16).parameters())
-    optimizer = optim.AdaBelief(params, **OPTIONS)
-    train(optimizer, params, 2)
-    other = optim.AdaBelief(params)
-    other.load_state_dict(optimizer.state_dict())
-    for param in params:
-        assert other.state[param]["spread"].dtype == torch.float32
-        assert torch.equal(other.state[param]["spread"], optimizer.state[param]["spread"])
-
-
-@pytest.mark.parametrize("optimizer", ALL)
-def test_a_copy_goes_on_alike(optimizer):
-    params = list(model().parameters())
-    original = optimizer(params, **OPTIONS)
-    train(original, params, 2)
-    twin = copy.deepcopy(original)
-    twins = [param for group in twin.param_groups for param in group["params"]]
-    train(original, params, 2, start=2)
-    train(twin, twins, 2, start=2)
-    assert all(torch.equal(a, b) for a, b in zip(params, twins, strict=True))
 
 
 def test_parameters_without_gradient_are_skipped_and_their_state_stays():
@@ -224,17 +144,6 @@ def test_complex_parameters_are_stepped_as_pairs_of_reals():
     x.grad = torch.view_as_real(z.grad).clone()
     optim.AdamW([x], lr=0.1).step()
     torch.testing.assert_close(torch.view_as_real(z.detach()), x.detach())
-
-
-def test_capturable_keeps_states_at_their_addresses_and_agrees():
-    params, plain = (list(model().parameters()) for _ in range(2))
-    optimizer = optim.AdaBelief(params, capturable=True, **OPTIONS)
-    train(optimizer, params, 1)
-    addresses = {name: v.data_ptr() for name, v in optimizer.state[params[0]].items()}
-    train(optimizer, params, 3, start=1)
-    assert addresses == {name: v.data_ptr() for name, v in optimizer.state[params[0]].items()}
-    train(optim.AdaBelief(plain, **OPTIONS), plain, 4)
-    assert all(torch.equal(a, b) for a, b in zip(params, plain, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import cached_property
 from math import inf, isfinite, isnan, log
 from typing import Any
 
@@ -70,7 +71,6 @@ class FDivergence:
 
     def __init__(self, generator: Generator) -> None:
         self.generator = generator
-        self.tilting = Tilting(self)
         self.__doc__ = generator.about or type(self).__doc__
 
     @classmethod
@@ -131,6 +131,11 @@ class FDivergence:
             **known,
         }
         return cls(_searched(name, **forms))
+
+    @cached_property
+    def tilting(self) -> Tilting:
+        """The search for worst cases, made when it is first needed."""
+        return Tilting(self)
 
     # Attributes and algebra
 
@@ -679,5 +684,6 @@ def _log_weights(values: Tensor, weights: Tensor | None, dim: int) -> Tensor:
 
 def _worst_case(value: Tensor, log_p: Tensor, values: Tensor, sense: str, dim: int) -> WorstCase:
     """The answer in the type and shape of ``values``, its sign turned back."""
+    p = torch.where(value.isnan(), value, log_p.exp())  # a search ends somewhere, whatever it looks for
     value = value.squeeze(-1) if sense == "sup" else -value.squeeze(-1)
-    return WorstCase(downcast(value, values.dtype), downcast(log_p.exp().movedim(-1, dim), values.dtype))
+    return WorstCase(downcast(value, values.dtype), downcast(p.movedim(-1, dim), values.dtype))

@@ -35,7 +35,7 @@ def log_weights_at_price(divergence: FDivergence, x: Tensor, log_q: Tensor, stre
     kink = divergence.generator.kink
     if kink is not None:
         return _with_nan_of(x, _log(kink.regularised(x, log_q.exp(), strength)))
-    return divergence.tilting.at_price(x, log_q, strength)
+    return _with_nan_of(x, divergence.tilting.at_price(x, log_q, strength))
 
 
 def log_weights_within(divergence: FDivergence, x: Tensor, log_q: Tensor, radius: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def log_weights_within(divergence: FDivergence, x: Tensor, log_q: Tensor, radius
     kink = divergence.generator.kink
     if kink is not None:
         return _with_nan_of(x, _log(kink.robust(x, log_q.exp(), radius)))
-    return divergence.tilting.within(x, log_q, radius)
+    return _with_nan_of(x, divergence.tilting.within(x, log_q, radius))
 
 
 class Tilting:
@@ -150,7 +150,7 @@ def _below_top(x: Tensor, log_q: Tensor) -> Tensor:
 
 
 def _with_nan_of(x: Tensor, log_p: Tensor) -> Tensor:
-    """``log_p``, NaN where x holds one: comparing and sorting would hide it."""
+    """``log_p``, NaN where x holds one: comparing, sorting and searching would hide it."""
     return torch.where(x.isnan().any(-1, keepdim=True), torch.nan, log_p)
 
 
