@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from math import log
 from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
-# e^cap and a hundred times it are finite in the type, with room for the gradient
+# e^cap is finite in the type with room for what multiplies it: a factor of 5000, of 20 in float16
 MAX_EXPONENT = {torch.float64: 700.0, torch.float32: 80.0, torch.bfloat16: 80.0, torch.float16: 8.0}
 
 
@@ -45,6 +46,16 @@ def max_exponent(dtype: torch.dtype) -> float:
     return MAX_EXPONENT[dtype]
 
 
+def safe_log(value: Tensor) -> Tensor:
+    """ln of what is not negative; -inf, without gradient, at 0.
+
+    >>> safe_log(torch.tensor([0.0, 1.0]))
+    tensor([-inf, 0.])
+    """
+    positive = ~(value <= 0)
+    return torch.where(positive, torch.where(positive, value, 1).log(), -torch.inf)
+
+
 def exp_difference(a: Tensor, b: Tensor, gap: Tensor) -> Tensor:
     """e^a - e^b, where a - b is known as ``gap``: no cancellation where that is small.
 
@@ -62,7 +73,7 @@ def sign(value: Tensor) -> Tensor:
     >>> sign(torch.tensor([-0.1, 0.0, 3.0, float("nan")]))
     tensor([-1.,  0.,  1., nan])
     """
-    return value.sign().maximum(value.clamp(max=-1.0))
+    return value.sign().maximum(value.clamp(max=-2.0))  # below every sign, so that no gradient is shared with it
 
 
 def log_mixture(log_ratio: Tensor, share: float) -> Tensor:
@@ -71,16 +82,19 @@ def log_mixture(log_ratio: Tensor, share: float) -> Tensor:
     >>> log_mixture(torch.tensor([0.0, 1e4, -1e4]), 0.5)
     tensor([ 0.0000e+00,  9.9993e+03, -6.9315e-01])
     """
-    below = (share * log_ratio.clamp(max=0).expm1()).log1p()
-    above = log_ratio + ((1 - share) * (-log_ratio).clamp(max=0).expm1()).log1p()
-    return torch.where(log_ratio > 0, above, below)
+    # near ln 1 from what it has over 1; elsewhere its logarithm is no small number, and no part of it overflows
+    gain = share * log_ratio.clamp(max=1 - log(share)).expm1()  # held above 1
+    near = gain.abs() < 0.5
+    above, below = torch.where(log_ratio > 0, log_ratio, 0), torch.where(log_ratio > 0, 0, log_ratio)
+    far = above + (share * below.exp() + (1 - share) * (-above).exp()).log()
+    return torch.where(near, torch.where(near, gain, 0).log1p(), far)
 
 
 class RootSearch:
     """A search for the root of one function, elementwise; ``torch.compile`` and ``vmap`` see one operation.
 
     The function takes the unknown and any further tensors, and increases in the unknown. The search carries no
-    gradient: ``polished`` gives its result one.
+    gradient: ``polished`` gives its result one. One that is made inside what is compiled breaks the graph.
 
     >>> cube_root = RootSearch(lambda x, cube: x**3 - cube)
     >>> cube_root(torch.zeros(2), torch.full((2,), 9.0), torch.tensor([8.0, 27.0]))
@@ -89,16 +103,24 @@ class RootSearch:
 
     def __init__(self, function: Callable[..., Tensor], tolerance: float = 0.0) -> None:
         self.function, self.tolerance = function, tolerance
+        self.key = -1
+        if not torch.compiler.is_dynamo_compiling():  # it knows no weak references; most that are made there never run
+            self._register()
+
+    def _register(self) -> None:
         self.key = next(_KEYS)
         _SEARCHES[self.key] = self
 
     def __call__(self, low: Tensor, high: Tensor, *given: Tensor) -> Tensor:
         """The x between ``low`` and ``high``, of their shape, with function(x, *given) = 0."""
+        if self.key < 0:
+            self._register()
         return _search(low.detach(), high.detach(), [tensor.detach() for tensor in given], self.key)
 
 
 _KEYS = itertools.count()
 _SEARCHES: WeakValueDictionary[int, RootSearch] = WeakValueDictionary()
+_PLAIN = (torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set())
 
 
 @torch.library.custom_op(
@@ -106,7 +128,9 @@ _SEARCHES: WeakValueDictionary[int, RootSearch] = WeakValueDictionary()
 )
 def _search(low: Tensor, high: Tensor, given: list[Tensor], key: int) -> Tensor:
     search = _SEARCHES[key]
-    return increasing_root(lambda x: search.function(x, *given), low, high, search.tolerance)
+    # the function may differentiate: not as in an operation, and not under torch's watch over a graph's first run
+    with torch._C._ForceDispatchKeyGuard(*_PLAIN), torch.no_grad():
+        return increasing_root(lambda x: search.function(x, *given), low, high, search.tolerance)
 
 
 @_search.register_fake
@@ -136,9 +160,9 @@ def increasing_root(
 ) -> Tensor:
     """The x in [low, high] at which an increasing function is 0, elementwise, or within ``tolerance`` of 0.
 
-    ``low`` and ``high`` have the result's shape; where they hold no root, the one nearest to it. Inverse quadratic
-    interpolation where three points show a smooth curve, halving elsewhere: poles, kinks and jumps do no harm. Twelve
-    steps are typical.
+    ``low`` and ``high`` have the result's shape; where they hold no root, the one nearest to it; NaN where the
+    function is. Inverse quadratic interpolation where three points show a smooth curve, halving elsewhere: poles,
+    kinks and jumps do no harm. Twelve steps are typical.
 
     Source: Chandrupatla (1997), "A new hybrid quadratic/bisection algorithm for finding the zero of a nonlinear
     function without using derivatives".
@@ -149,7 +173,8 @@ def increasing_root(
     # the root lies between a, the newest point, and b; c is the point before them
     a, b = high, low
     value_a, value_b = function(a), function(b)
-    outside, end = (value_a <= 0) | (value_b >= 0), torch.where(value_a <= 0, a, b)
+    outside, end = ~((value_a > 0) & (value_b < 0)), torch.where(value_a <= 0, a, b)
+    end = torch.where(value_a.isnan() | value_b.isnan(), torch.nan, end)
     fraction = torch.full_like(a, 0.5)
     for _ in range(steps):
         x = a + fraction * (b - a)
@@ -159,7 +184,7 @@ def increasing_root(
         b, value_b = torch.where(same, b, a), torch.where(same, value_b, value_a)
         a, value_a = x, value
         resolution = torch.finfo(x.dtype).eps * (1 + a.abs())
-        done = ((b - a).abs() <= 2 * resolution) | (value.abs() <= tolerance) | outside
+        done = ((b - a).abs() <= 2 * resolution) | ~(value.abs() > tolerance) | outside
         if bool(done.all()):
             break
         position, height = (a - b) / (c - b), (value_a - value_b) / (value_c - value_b)
@@ -170,7 +195,7 @@ def increasing_root(
         fraction = torch.where(smooth & quadratic.isfinite(), quadratic, 0.5).clamp(min=margin, max=1 - margin)
         fraction = torch.where(done, 0, fraction)  # rests
     best = torch.where(value_a.abs() < value_b.abs(), a, b)
-    return torch.where(outside, end, best)
+    return torch.where(outside, end, torch.where(value_a.isnan(), torch.nan, best))
 
 
 def polished(root: Tensor, function: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:

@@ -8,7 +8,6 @@ NAMES = {
     "FDivergence.reversed": "FDivergence.*:reversed is made by it",
     "FDivergence.terms": "takes what its callers have checked and upcast",
     "FDivergence.climb": "a step of the search for worst cases",
-    "FDivergence.tilting": "the search behind the worst cases",
     "SoftConfusion": "the record that soft_confusion answers with",
     "loss_function": "declares a loss",
     "module_of": "derives a module; each is checked",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from functools import cached_property
 from math import inf, isfinite, isnan, log
 from typing import Any
 
@@ -20,7 +19,7 @@ from minimand._checks import (
     check_same_shape,
     is_concrete,
 )
-from minimand._numerics import downcast, max_exponent, upcast, widest
+from minimand._numerics import downcast, max_exponent, safe_log, upcast, widest
 from minimand.divergences.generator import (
     FARTHEST,
     Form,
@@ -71,6 +70,7 @@ class FDivergence:
 
     def __init__(self, generator: Generator) -> None:
         self.generator = generator
+        self.tilting = Tilting(self)  # here, and not when it is needed: that may be under torch.compile
         self.__doc__ = generator.about or type(self).__doc__
 
     @classmethod
@@ -131,11 +131,6 @@ class FDivergence:
             **known,
         }
         return cls(_searched(name, **forms))
-
-    @cached_property
-    def tilting(self) -> Tilting:
-        """The search for worst cases, made when it is first needed."""
-        return Tilting(self)
 
     # Attributes and algebra
 
@@ -277,15 +272,15 @@ class FDivergence:
 
     def f(self, ratio: Tensor) -> Tensor:
         """f(t) of ratios t >= 0 of any shape."""
-        return _in_type(lambda t, dtype: self._f_log(_log(t), dtype), _checked_ratio(ratio))
+        return _in_type(lambda t, dtype: self._f_log(safe_log(t), dtype), _checked_ratio(ratio))
 
     def df(self, ratio: Tensor) -> Tensor:
         """f'(t) of ratios t >= 0 of any shape."""
-        return _in_type(lambda t, dtype: self._link(_log(t), dtype), _checked_ratio(ratio))
+        return _in_type(lambda t, dtype: self._link(safe_log(t), dtype), _checked_ratio(ratio))
 
     def d2f(self, ratio: Tensor) -> Tensor:
         """f''(t) of ratios t > 0 of any shape."""
-        return _in_type(lambda t, dtype: self._d2f_log(_log(t), dtype), _checked_ratio(ratio))
+        return _in_type(lambda t, dtype: self._d2f_log(safe_log(t), dtype), _checked_ratio(ratio))
 
     def conjugate(self, slope: Tensor) -> Tensor:
         """f*(u) = sup_{t >= 0} u t - f(t) of slopes u of any shape: -f(0) below f'(0), infinite past f'(inf).
@@ -327,8 +322,7 @@ class FDivergence:
         inside = torch.ones_like(log_ratio + rise, dtype=torch.bool)
         if isfinite(f.df_at_zero):
             inside = ~(f.link(log_ratio) + rise <= f.df_at_zero)
-        found = torch.where(inside, f.climb(log_ratio, torch.where(inside, rise, 0)), -inf)
-        return torch.where(rise.isnan(), rise, found)  # a search ends somewhere, whatever it looks for
+        return torch.where(inside, f.climb(log_ratio, torch.where(inside, rise, 0)), -inf)
 
     # The same of log-ratios in float32 or float64, held where results of type ``dtype`` would overflow
 
@@ -386,7 +380,7 @@ class FDivergence:
         check_pair("p", p, "q", q)
         check_range("p", p, 0, inf)
         check_range("q", q, 0, inf)
-        return self._between(_log(upcast(p)), _log(upcast(q)), dim, torch.promote_types(p.dtype, q.dtype))
+        return self._between(safe_log(upcast(p)), safe_log(upcast(q)), dim, torch.promote_types(p.dtype, q.dtype))
 
     def _between(self, log_p: Tensor, log_q: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
         log_p, log_q = log_p.to(torch.promote_types(log_p.dtype, log_q.dtype)), log_q.to(log_p.dtype)
@@ -602,12 +596,6 @@ def _of_log_ratio(form: Form, v: Tensor, bounds: tuple[float, float], limits: tu
     return torch.where(v == -inf, limits[0], torch.where(v == inf, limits[1], value))
 
 
-def _log(value: Tensor) -> Tensor:
-    """ln of what is not negative; -inf without gradient at 0."""
-    positive = ~(value <= 0)
-    return torch.where(positive, torch.where(positive, value, 1).log(), -inf)
-
-
 def _times(limit: float, log_mass: Tensor) -> Tensor:
     """e^log_mass * limit, infinite for an infinite limit."""
     return limit * log_mass.exp() if isfinite(limit) else inf + 0 * log_mass
@@ -679,11 +667,11 @@ def _log_weights(values: Tensor, weights: Tensor | None, dim: int) -> Tensor:
     total = q.sum(-1, keepdim=True)
     if is_concrete(total) and bool((total == 0).any()):
         raise ValueError("weights must have a positive sum; got 0")
-    return _log(q / total)
+    return safe_log(q / total)
 
 
 def _worst_case(value: Tensor, log_p: Tensor, values: Tensor, sense: str, dim: int) -> WorstCase:
     """The answer in the type and shape of ``values``, its sign turned back."""
-    p = torch.where(value.isnan(), value, log_p.exp())  # a search ends somewhere, whatever it looks for
+    p = torch.where(value.isnan(), value, log_p.exp())  # where infinite values leave no number, no weights either
     value = value.squeeze(-1) if sense == "sup" else -value.squeeze(-1)
     return WorstCase(downcast(value, values.dtype), downcast(p.movedim(-1, dim), values.dtype))

@@ -130,7 +130,7 @@ def derived(terms: Form2, growth: tuple[float, float]) -> dict[str, Any]:
     def log_weight(v: Tensor) -> Tensor:
         p, q = pair(v)
         mixed = slope(lambda q: slope(lambda p: terms(p, q), p), q)
-        return (-mixed).clamp(min=torch.finfo(v.dtype).tiny).log() + v.clamp(max=0)
+        return (-mixed).clamp(min=torch.finfo(v.dtype).tiny).log() + torch.where(v < 0, v, 0)
 
     return {
         "perspective": perspective,

@@ -347,6 +347,10 @@ def skew_kl(beta: float) -> FDivergence:
     SHARE.check("beta", beta)
     b, c = beta, 1 - beta
 
+    def link(v: Tensor) -> Tensor:
+        w = -log_mixture(-v, c)  # ln(t / m), of the size of c where that is small; f' is of the size of c^2
+        return c * w - b * tangent_gap(w)
+
     def climb(v: Tensor, z: Tensor) -> Tensor:
         # with y = ln(b t / m), f'(inf) - f'(t) = e^y - 1 - y
         y = inverse_tangent_gap(tangent_gap(log(b) - log_mixture(-v, c)) - z, -1)
@@ -356,7 +360,7 @@ def skew_kl(beta: float) -> FDivergence:
         Generator(
             f"skew_kl({b:g})",
             perspective=lambda x, y: _kl_to_mixture(x, y, b),
-            link=lambda v: -log_mixture(-v, c) + c * torch.expm1(-log_mixture(v, b)),
+            link=link,
             conjugate_of_link=lambda v: c * torch.expm1(-log_mixture(-v, c)),
             log_weight=lambda v: 2 * log(c) - log_mixture(-v, c) - log_mixture(v, b),
             climb=climb,

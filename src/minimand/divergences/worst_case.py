@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from minimand._numerics import RootSearch, polished
+from minimand._numerics import RootSearch, polished, safe_log
 
 if TYPE_CHECKING:
     from minimand.divergences.f_divergence import FDivergence
@@ -34,16 +34,20 @@ def log_weights_at_price(divergence: FDivergence, x: Tensor, log_q: Tensor, stre
     """ln p of sup_p E_p[x] - strength D_f(p || q)."""
     kink = divergence.generator.kink
     if kink is not None:
-        return _with_nan_of(x, _log(kink.regularised(x, log_q.exp(), strength)))
-    return _with_nan_of(x, divergence.tilting.at_price(x, log_q, strength))
+        log_p = safe_log(kink.regularised(x, log_q.exp(), strength))
+    else:
+        log_p = divergence.tilting.at_price(x, log_q, strength)
+    return _with_nan_of(log_p, x, log_q, strength)
 
 
 def log_weights_within(divergence: FDivergence, x: Tensor, log_q: Tensor, radius: Tensor) -> Tensor:
     """ln p of sup E_p[x] over D_f(p || q) <= radius."""
     kink = divergence.generator.kink
     if kink is not None:
-        return _with_nan_of(x, _log(kink.robust(x, log_q.exp(), radius)))
-    return _with_nan_of(x, divergence.tilting.within(x, log_q, radius))
+        log_p = safe_log(kink.robust(x, log_q.exp(), radius))
+    else:
+        log_p = divergence.tilting.within(x, log_q, radius)
+    return _with_nan_of(log_p, x, log_q, radius)
 
 
 class Tilting:
@@ -116,7 +120,7 @@ class Tilting:
         below, above = (q * self.divergence.climb(end, z).exp() for end in (v - step, v + step))
         missing, leap = 1 - below.sum(-1, keepdim=True), (above - below).sum(-1, keepdim=True)
         shared = below + (missing / torch.where(leap > 0, leap, 1)).clamp(0, 1) * (above - below)
-        return torch.where(log_mass.abs() < JUMP, log_p - log_mass, _log(shared))
+        return torch.where(log_mass.abs() < JUMP, log_p - log_mass, safe_log(shared))
 
     def log_response(self, log_ratio: Tensor, log_q: Tensor) -> Tensor:
         """ln p', p' = dp/dz = q / f'' at fixed t."""
@@ -131,7 +135,8 @@ class Tilting:
     def log_excess(self, w: Tensor, z: Tensor, log_q: Tensor, radius: Tensor) -> Tensor:
         """ln D_f - ln radius at the weights of z e^w, which rises in w."""
         z = z * w.exp()
-        return (self.distance(self.log_weights(self.fixed_top(z, log_q), z, log_q), log_q) / radius).log()
+        distance = self.distance(self.log_weights(self.fixed_top(z, log_q), z, log_q), log_q)
+        return (distance.clamp(min=torch.finfo(distance.dtype).tiny) / radius).log()  # a radius of 0 is not 0 / 0
 
     def excess(self, w: Tensor, z: Tensor, log_q: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
         """D_f - radius at the weights of z e^w, and its slope: sum_k p'_k (u_k - mean u)^2, u = z e^w, mean over p'."""
@@ -149,11 +154,9 @@ def _below_top(x: Tensor, log_q: Tensor) -> Tensor:
     return torch.where(support, x - top, torch.zeros_like(x))
 
 
-def _with_nan_of(x: Tensor, log_p: Tensor) -> Tensor:
-    """``log_p``, NaN where x holds one: comparing, sorting and searching would hide it."""
-    return torch.where(x.isnan().any(-1, keepdim=True), torch.nan, log_p)
-
-
-def _log(weights: Tensor) -> Tensor:
-    """ln p, -inf with a zero gradient where p is 0."""
-    return torch.where(weights > 0, torch.where(weights > 0, weights, 1).log(), -inf)
+def _with_nan_of(log_p: Tensor, *given: Tensor) -> Tensor:
+    """``log_p``, NaN where anything given in its row is: comparing, sorting and clamping would hide it."""
+    for tensor in given:
+        missing = tensor.isnan()
+        log_p = torch.where(missing.any(-1, keepdim=True) if tensor.ndim else missing, torch.nan, log_p)
+    return log_p
