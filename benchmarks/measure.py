@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -17,13 +18,17 @@ RESULTS = Path(__file__).parent / "results"
 def interleaved(
     competitors: Mapping[str, Callable[[], object]], rounds: int = 30, before: Callable[[int], object] | None = None
 ) -> dict[str, list[float]]:
-    """Seconds of each competitor in each round; ``before(round)`` runs untimed ahead of every call."""
+    """Seconds of each competitor in each round; ``before(round)`` runs untimed ahead of every call.
+
+    The order is drawn anew every round: what ran just before leaves caches full or free.
+    """
     for call in competitors.values():
         call()
         call()
     seconds: dict[str, list[float]] = {name: [] for name in competitors}
+    order = random.Random(0)
     for i in range(rounds):
-        for name, call in competitors.items():
+        for name, call in order.sample(list(competitors.items()), len(competitors)):
             if before is not None:
                 before(i)
             start = time.perf_counter()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-_ROOMS = ("divergences", "losses", "optim", "study")
+ROOMS = ("divergences", "losses", "optim", "study")  # in the order in which they build on one another
 
 if TYPE_CHECKING:
     from minimand import divergences, losses, optim, study
@@ -23,10 +23,10 @@ __all__ = ["__version__", "divergences", "losses", "optim", "study"]
 
 
 def __getattr__(name: str) -> object:
-    if name in _ROOMS:
+    if name in ROOMS:
         return importlib.import_module(f"minimand.{name}")
-    raise AttributeError(f"module 'minimand' has no attribute {name!r}; its rooms are {', '.join(_ROOMS)}")
+    raise AttributeError(f"module 'minimand' has no attribute {name!r}; its rooms are {', '.join(ROOMS)}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_ROOMS])
+    return sorted([*globals(), *ROOMS])

@@ -269,3 +269,44 @@ def test_observing_needs_a_rule_that_observes():
     optimizer = optim.SGD([nn.Parameter(torch.ones(1))])
     with pytest.raises(TypeError, match="SGD observes nothing"):
         optimizer.observe([torch.ones(1)])
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_two_hypers_that_are_equal_at_first_may_part(compile):
+    w = nn.Parameter(torch.tensor([2.0]))
+    optimizer = optim.SGD([w], lr=0.5, weight_decay=0.5, compile=compile)
+    w.grad = torch.tensor([1.0])
+    optimizer.step()  # 2 - 0.5 * 1 - 0.5 * 0.5 * 2
+    optimizer.param_groups[0]["lr"] = 0.25
+    optimizer.step()  # 1 - 0.25 * 1 - 0.25 * 0.5 * 1
+    assert w.item() == 0.625
+
+
+@pytest.mark.parametrize("change", ["replaced", "moved", "cleared", "paused"])
+def test_a_step_sees_what_changed_between_steps(change):
+    def run(optimizer_of):
+        torch.manual_seed(0)
+        params = [nn.Parameter(torch.randn(3, 2)), nn.Parameter(torch.randn(300, 300))]
+        optimizer = optimizer_of(params)
+        for t in range(6):
+            for param in params:
+                param.grad = gradient(*param.shape, t + 1).float()
+            if t == 3:
+                if change == "replaced":
+                    for param in params:
+                        optimizer.state[param]["exp_avg" if "exp_avg" in optimizer.state[param] else "mean"] = (
+                            torch.ones_like(param)
+                        )
+                elif change == "moved":
+                    for param in params:
+                        param.data = param.data.clone().t().contiguous().t() * 2
+                elif change == "cleared":
+                    optimizer.state.clear()
+                else:
+                    params[0].grad = None
+            optimizer.step()
+        return [param.detach() for param in params]
+
+    ours, theirs = run(lambda p: optim.AdamW(p, lr=0.1)), run(lambda p: torch.optim.AdamW(p, lr=0.1))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)

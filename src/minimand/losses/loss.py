@@ -171,5 +171,10 @@ def module_of(function: Callable[..., Tensor], name: str) -> type[LossModule]:
     CompSumLoss(tau=1.7, reduction='mean')
     """
     doc = f"Module of :func:`{function.__name__}`; its options are given once, to the constructor."
-    body = {"function": staticmethod(function), "__doc__": doc, "__module__": function.__module__}
+    body = {
+        "function": staticmethod(function),
+        "source": spec_of(function).source,
+        "__doc__": doc,
+        "__module__": function.__module__,
+    }
     return type(name, (LossModule,), body)

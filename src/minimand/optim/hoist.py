@@ -18,9 +18,12 @@ Program = Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]]
 
 
 def trace(program: Program, scalars: Sequence[Tensor], tensors: Sequence[Tensor]) -> fx.GraphModule:
-    """The ATen graph of ``program(scalars, tensors)``, for inputs of these shapes."""
+    """The ATen graph of ``program(scalars, tensors)``, for inputs of these shapes.
+
+    Inputs that happen to be one tensor, such as a learning rate and a decay that are both 0.01, stay two inputs.
+    """
     with torch.no_grad():
-        return make_fx(lambda s, t: program(s, t))(list(scalars), list(tensors))
+        return make_fx(lambda s, t: program(s, t))([s.detach() for s in scalars], [t.detach() for t in tensors])
 
 
 class Hoisted:
@@ -46,6 +49,7 @@ class Hoisted:
             for node in graph.nodes
             if node.op != "output" and node not in touched and any(user in touched for user in node.users)
         ]
+        self.num_tensors = len(tensors)
         self.is_body = [node in touched for node in outputs]
         scalar_outputs = [node for node in outputs if node not in touched]
         self._num_scalar_outputs = len(scalar_outputs)
@@ -60,16 +64,28 @@ class Hoisted:
             lambda n: n in touched,
         )
 
-    def in_place(self, targets: int) -> fx.GraphModule:
-        """The body with its outputs written over its inputs: output i over the i-th of ``targets`` inputs."""
+    def in_place(self, targets: int, packed: bool = False) -> fx.GraphModule:
+        """The body with its outputs written over its inputs: output i over the i-th of ``targets`` inputs.
+
+        ``packed`` takes the prelude's values, 0-d and of one dtype, as one vector.
+        """
         graph = fx.Graph()
-        copies: dict[fx.Node, fx.Node] = {}
-        outputs = graph.graph_copy(self.body.graph, copies)
-        inputs = [copies[node] for node in self.body.graph.nodes if node.op == "placeholder"]
-        for old, new in zip(inputs[:targets], cast(list[fx.Node], outputs), strict=True):
+        inputs = [node for node in self.body.graph.nodes if node.op == "placeholder"]
+        own, shared = inputs[: self.num_tensors], inputs[self.num_tensors :]
+        tensors = [graph.placeholder(node.name) for node in own]
+        if packed:
+            vector = graph.placeholder("numbers")
+            numbers = [graph.call_function(torch.ops.aten.select.int, (vector, 0, i)) for i in range(len(shared))]
+        else:
+            numbers = [graph.placeholder(node.name) for node in shared]
+        values = dict(zip([*own, *shared], [*tensors, *numbers], strict=True))
+        outputs = graph.graph_copy(self.body.graph, values)
+        for old, new in zip(tensors[:targets], cast(list[fx.Node], outputs), strict=True):
             graph.call_function(torch.ops.aten.copy_.default, (old, new))
         graph.output(())
-        return fx.GraphModule(self.body, graph)
+        module = fx.GraphModule(self.body, graph)
+        module.recompile()
+        return module
 
     def numbers(self, scalars: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Run the prelude: the program's scalar outputs, and the values that the body takes."""
@@ -98,6 +114,6 @@ def _subgraph(
     return module
 
 
-def compiled(module: fx.GraphModule, dynamic: bool | None = None) -> Callable[..., Any]:
-    """``module`` through ``torch.compile`` as one graph."""
-    return torch.compile(module, fullgraph=True, dynamic=dynamic)
+def compiled(program: Callable[..., Any], dynamic: bool | None = None) -> Callable[..., Any]:
+    """``program`` through ``torch.compile`` as one graph."""
+    return torch.compile(program, fullgraph=True, dynamic=dynamic)

@@ -1,8 +1,9 @@
-"""One compiled step of a rule, shared by all parameters that it fits."""
+"""A rule's step written over its parameters and states, as one program shared by all parameters that it fits."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,56 +11,42 @@ from torch import Tensor
 from minimand.optim.hoist import Hoisted, compiled
 from minimand.optim.rule import Hyper, Rule, State
 
-SMALL = 1 << 16  # entries: below, a compiled call costs more than its work, so such tensors are stepped as one
+SMALL = 1 << 16  # entries: below, a call costs more than its work, so such tensors are stepped as one
+BLOCK = 1 << 18  # entries: a block's dozen passes, uncompiled, stay in the processor's cache
 
 
-class CompiledStep:
-    """One compiled step of a rule, in place on parameters and states.
+class InPlaceStep:
+    """One step of a rule over (parameter, states, gradient), traced once.
 
-    Element rules are compiled once for tensors of any size; small ones are stepped together in one buffer.
+    Element rules are traced for vectors of any size, others for tensors of the example's shape.
     """
 
-    def __init__(self, rule: Rule, param: Tensor, grad: Tensor, state: State, hyper: Hyper) -> None:
+    def __init__(self, rule: Rule, param: Tensor, grad: Tensor, state: State, hyper: Hyper, compile: bool) -> None:
         self.rule = rule
         self.hyper_names = list(hyper)
         self.state_names = [name for name in state if name != "step"]
         self.counts = "step" in state
         by_element = rule.event == "element"
-        example = [torch.zeros(4, dtype=t.dtype, device=t.device) if by_element else t for t in (param, grad)]
-        states = [torch.zeros(4, dtype=s.dtype, device=s.device) if by_element else s for s in self._tensors(state)]
-        self.hoisted = Hoisted(self._program, self._scalars(hyper, state), [example[0], *states, example[1]])
-        self.body = compiled(self.hoisted.in_place(1 + len(states)), dynamic=by_element)
+        example = [param, *(state[name] for name in self.state_names), grad]
+        if by_element:
+            example = [torch.zeros(4, dtype=t.dtype, device=t.device) for t in example]
+        self.hoisted = Hoisted(self._program, self._scalars(hyper, state), example)
+        numbers = self.hoisted.numbers(self._scalars(hyper, state))[1]
+        self.packs = compile and len(numbers) > 0 and all(n.ndim == 0 and n.dtype == torch.float64 for n in numbers)
+        program = self.hoisted.in_place(len(example) - 1, packed=self.packs).forward
+        self.body: Callable[..., Any] = compiled(program, dynamic=by_element) if compile else program
 
-    def run(self, packed: Sequence[tuple[Tensor, Tensor]], states: Sequence[State], hyper: Hyper) -> State:
-        """Step every parameter in place; returns the step counter that they now share."""
-        scalar_outputs, numbers = self.hoisted.numbers(self._scalars(hyper, states[0]))
-        calls = [[param, *self._tensors(state), grad] for (param, grad), state in zip(packed, states, strict=True)]
-        if self.rule.event != "element":
-            for tensors in calls:
-                self.body(*tensors, *numbers)
-        else:
-            small = [tensors for tensors in calls if 0 < tensors[0].numel() < SMALL]
-            for tensors in calls:
-                if tensors[0].numel() >= SMALL:
-                    self._run_large(tensors, numbers)
-            if small:
-                columns = list(zip(*small, strict=True))
-                joint = [torch.cat([t.reshape(-1) for t in column]) for column in columns]
-                self.body(*joint, *numbers)
-                for column, whole in zip(columns[:-1], joint[:-1], strict=True):  # gradients, last, are only read
-                    parts = whole.split([t.numel() for t in column])
-                    torch._foreach_copy_(list(column), [p.view(t.shape) for p, t in zip(parts, column, strict=True)])
-        return {"step": scalar_outputs[0]} if self.counts else {}
+    def numbers(self, hyper: Hyper, state: State) -> tuple[State, list[Tensor]]:
+        """What is the same for every tensor: the next step counter, and the numbers that ``run`` takes."""
+        outputs, numbers = self.hoisted.numbers(self._scalars(hyper, state))
+        if self.packs:
+            numbers = [torch.stack(numbers)]  # one argument to check a call instead of nine
+        return ({"step": outputs[0]} if self.counts else {}), numbers
 
-    def _run_large(self, tensors: list[Tensor], numbers: list[Tensor]) -> None:
-        """One tensor of many entries, seen as a vector in the order in which its entries lie in memory."""
-        order = sorted(range(tensors[0].ndim), key=tensors[0].stride, reverse=True)
-        ordered = [t.permute(order) for t in tensors]
-        flat = [t.reshape(-1) for t in ordered]
-        self.body(*flat, *numbers)
-        for target, vector in zip(ordered[:-1], flat[:-1], strict=True):  # the gradient, last, is only read
-            if target.data_ptr() != vector.data_ptr():  # no dense layout: the vector is a copy
-                target.copy_(vector.view(target.shape))
+    def run(self, calls: Sequence[Sequence[Tensor]], numbers: Sequence[Tensor]) -> None:
+        """Step each of ``calls``, (parameter, *states, gradient), in place."""
+        for call in calls:
+            self.body(*call, *numbers)
 
     def _program(self, scalars: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
         hyper = dict(zip(self.hyper_names, scalars, strict=False))
@@ -76,5 +63,81 @@ class CompiledStep:
         numbers = [hyper[name] for name in self.hyper_names]
         return [*numbers, state["step"]] if self.counts else numbers
 
-    def _tensors(self, state: State) -> list[Tensor]:
-        return [state[name] for name in self.state_names]
+
+class Vectors:
+    """Parameters of an element rule and their states as vectors, laid out once and stepped in place ever after.
+
+    A tensor is seen as the vector of its entries as they lie in memory. Small ones are stepped as one: their states
+    become parts of one buffer, and parameters and gradients are copied to and fro.
+    """
+
+    def __init__(self, values: Sequence[Tensor], states: Sequence[State], blocks: bool) -> None:
+        self.names = [name for name in states[0] if name != "step"]
+        self.values, self.states, self.block = values, states, BLOCK if blocks else None
+        vectors = [_vector(value, value) for value in values]
+        self.small = [i for i, vector in enumerate(vectors) if vector.numel() < SMALL]
+        self.small_vectors = [vectors[i] for i in self.small]
+        self.sizes = [vector.numel() for vector in self.small_vectors]
+        self.joint = [self._joined(name) for name in self.names if self.small]
+        self.large = []
+        for i, vector in enumerate(vectors):
+            if vector.numel() >= SMALL:
+                columns = [vector, *(self._vector_of_state(i, name) for name in self.names)]
+                self.large.append((i, self._blocks(columns)))
+        self._laid_out = [(state, name, state[name]) for state in states for name in self.names]
+
+    def stand(self, states: Sequence[State | None]) -> bool:
+        """Whether these are the states, tensor by tensor, that were laid out here."""
+        same = all(now is then for now, then in zip(states, self.states, strict=True))
+        return same and all(state.get(name) is tensor for state, name, tensor in self._laid_out)
+
+    def step(self, program: InPlaceStep, grads: Sequence[Tensor], hyper: Hyper) -> State:
+        """Step every parameter; returns the step counter that they now share."""
+        counter, numbers = program.numbers(hyper, self.states[0])
+        vectors = [_vector(grad, value) for grad, value in zip(grads, self.values, strict=True)]
+        calls = [
+            (*block, grad)
+            for i, blocks in self.large
+            for block, (grad,) in zip(blocks, self._blocks([vectors[i]]), strict=True)
+        ]
+        program.run(calls, numbers)
+        if self.small:
+            param = torch.cat(self.small_vectors)
+            program.run(self._blocks([param, *self.joint, torch.cat([vectors[i] for i in self.small])]), numbers)
+            torch._foreach_copy_(self.small_vectors, param.split(self.sizes))
+        return counter
+
+    def _joined(self, name: str) -> Tensor:
+        """A state of all small tensors as one buffer, of which each now holds a part."""
+        whole = torch.cat([_vector(self.states[i][name], self.values[i]) for i in self.small])
+        for i, part in zip(self.small, whole.split(self.sizes), strict=True):
+            value = self.values[i]
+            self.states[i][name] = part.as_strided(value.shape, value.stride())
+        return whole
+
+    def _vector_of_state(self, i: int, name: str) -> Tensor:
+        state, value = self.states[i], self.values[i]
+        if state[name].stride() != value.stride():  # as loaded, perhaps
+            state[name] = torch.empty_like(value, dtype=state[name].dtype).copy_(state[name])
+        return _vector(state[name], value)
+
+    def _blocks(self, vectors: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        if self.block is None:
+            return [tuple(vectors)]
+        return list(zip(*(vector.split(self.block) for vector in vectors), strict=True))
+
+
+def fits_vectors(param: Tensor, state: Mapping[str, Tensor]) -> bool:
+    """Whether a parameter is a plain tensor that fills a stretch of memory, with states of its own shape."""
+    if type(param) not in (Tensor, torch.nn.Parameter) or param.layout is not torch.strided:
+        return False
+    order = sorted(range(param.ndim), key=param.stride, reverse=True)
+    of_its_shape = all(value.shape == param.shape for name, value in state.items() if name != "step")
+    return param.permute(order).is_contiguous() and of_its_shape
+
+
+def _vector(tensor: Tensor, like: Tensor) -> Tensor:
+    """A tensor's entries in the order in which those of ``like``, of the same shape, lie in memory."""
+    if tensor.stride() != like.stride():
+        tensor = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+    return tensor.as_strided((tensor.numel(),), (1,))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from minimand.hyper import as_hyper
-from minimand.optim.compiled_step import CompiledStep
+from minimand.optim.in_place import InPlaceStep, Vectors, fits_vectors
 from minimand.optim.rule import FALLBACK, Event, Hyper, Rule, State, events
 from minimand.optim.tensor_list import TensorList
 
@@ -69,15 +69,16 @@ class RuleOptimizer(torch.optim.Optimizer):
         self.foreach, self.capturable, self.compile = foreach, capturable, compile
         self._counts: dict[Tensor, int] = {}
         self._constants: dict[tuple[float, torch.device], Tensor] = {}
-        self._programs: dict[Any, CompiledStep] = {}
+        self._programs: dict[Any, InPlaceStep] = {}
+        self._plans: dict[int, _Plan] = {}
         super().__init__(params, defaults)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {name: value for name, value in self.__dict__.items() if name not in ("_programs", "_constants")}
+        kept = {name: value for name, value in self.__dict__.items() if name not in _MADE_ANEW}
         return {**super().__getstate__(), **kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({**state, "_programs": {}, "_constants": {}})
+        super().__setstate__({**state, **{name: {} for name in _MADE_ANEW}})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its hypers are checked, and what it leaves out is the optimizer's default."""
@@ -109,7 +110,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 on_host = value.ndim == 0 and name == "step" and not self.capturable
                 device = torch.device("cpu") if on_host else param.device
                 self.state[param][name] = value.detach().clone().to(device)
-        self._counts = {}
+        self._counts, self._plans = {}, {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -152,28 +153,55 @@ class RuleOptimizer(torch.optim.Optimizer):
         params = [param for param in group["params"] if param.grad is not None]
         if not params:
             return
-        values, grads = {}, {}
-        for param in params:
-            grad = param.grad
-            if grad.is_sparse:
-                raise ValueError("gradients must be dense; got a sparse gradient")
-            grad = -grad if group["maximize"] else grad
-            is_complex = param.is_complex()
-            values[param] = torch.view_as_real(param).detach() if is_complex else param.detach()
-            grads[param] = torch.view_as_real(grad) if is_complex else grad
-        found = _events_of(self.rule, group, params)
-        for event in found:
-            self._refresh(event, values, grads, group)
-        for bucket in self._buckets(found):
-            hyper = bucket[0].hyper(self._hyper(group, bucket[0].names[0].device))
-            if self.compile:
-                self._step_compiled(bucket, values, grads, hyper)
+        grads = {param: _gradient(param, group["maximize"]) for param in params}
+        plan = self._plan_of(group, params)
+        refreshing = [event for event in plan.events if event.rule.refresh_every is not None]
+        if refreshing:
+            for event in refreshing:
+                self._refresh(event, plan.values, grads, group)
+            plan = self._plan_of(group, params)  # a state may be another tensor now
+        for bucket, vectors in plan.buckets:
+            lead = bucket[0].names[0]
+            hyper = bucket[0].hyper(self._hyper(group, lead.device))
+            if vectors is not None:
+                program = self._program(bucket[0], plan.values[lead], grads[lead], self.state[lead], hyper)
+                counter = vectors.step(program, [grads[event.names[0]] for event in bucket], hyper)
+                for event in bucket if counter else ():
+                    self._store(event.names[0], counter)
             elif len(bucket) > 1:
-                self._step_foreach(bucket, values, grads, hyper)
+                self._step_foreach(bucket, plan.values, grads, hyper)
+            elif self.compile:
+                self._step_compiled(bucket[0], plan.values, grads, hyper)
             else:
-                self._step_one(bucket[0], values, grads, hyper)
+                self._step_one(bucket[0], plan.values, grads, hyper)
             for event in bucket:
                 self._counts[event.names[0]] += 1
+
+    def _plan_of(self, group: dict[str, Any], params: Sequence[Tensor]) -> _Plan:
+        """The group's plan, made anew where it no longer stands."""
+        plan = self._plans.get(id(group))
+        if plan is None or not plan.stands(params, group, self.state):
+            plan = self._plans[id(group)] = self._plan(group, params)
+        return plan
+
+    def _plan(self, group: dict[str, Any], params: Sequence[Tensor]) -> _Plan:
+        values = {p: torch.view_as_real(p).detach() if p.is_complex() else p.detach() for p in params}
+        found = _events_of(self.rule, group, params)
+        buckets: list[tuple[list[Event], Vectors | None]] = []
+        for bucket in self._buckets(found, values):
+            states = [self.state[event.names[0]] for event in bucket]
+            vectors = None
+            if self._use_vectors(bucket[0], states[0]):
+                vectors = Vectors([values[event.names[0]] for event in bucket], states, blocks=not self.compile)
+            buckets.append((bucket, vectors))
+        return _Plan(_signature(params, group), values, found, buckets)
+
+    def _program(self, event: Event, value: Tensor, grad: Tensor, state: State, hyper: Hyper) -> InPlaceStep:
+        shape = None if event.rule.event == "element" else value.shape
+        key = (event.rule, value.dtype, grad.dtype, value.device, shape)
+        if key not in self._programs:
+            self._programs[key] = InPlaceStep(event.rule, value, grad, state, hyper, self.compile)
+        return self._programs[key]
 
     def _step_one(self, event: Event, values: Any, grads: Any, hyper: Hyper) -> None:
         step, state = event.rule.update(event.pack(grads), self._state(event, values), event.pack(values), hyper)
@@ -198,36 +226,38 @@ class RuleOptimizer(torch.optim.Optimizer):
             # The counter is one tensor for all: rules never write into a state.
             self._store(lead, {name: v.tensors[i] if isinstance(v, TensorList) else v for name, v in joint.items()})
 
-    def _step_compiled(self, bucket: Sequence[Event], values: Any, grads: Any, hyper: Hyper) -> None:
-        states = [self._state(event, values) for event in bucket]
-        rule = bucket[0].rule
-        packed = [(event.pack(values), event.pack(grads)) for event in bucket]
-        shape = None if rule.event == "element" else tuple(packed[0][0].shape)
-        key = (rule, packed[0][0].dtype, packed[0][1].dtype, packed[0][0].device, shape)
-        if key not in self._programs:
-            self._programs[key] = CompiledStep(rule, packed[0][0], packed[0][1], states[0], hyper)
-        counter = self._programs[key].run(packed, states, hyper)
-        for event, (new, _), state in zip(bucket, packed, states, strict=True):
-            if new.data_ptr() != values[event.names[0]].data_ptr():  # packed by copying
-                for param, part in event.unpack(new, _shapes(values)).items():
-                    values[param].copy_(part)
-            self._store(event.names[0], {**state, **counter})
+    def _step_compiled(self, event: Event, values: Any, grads: Any, hyper: Hyper) -> None:
+        lead, state = event.names[0], self._state(event, values)
+        value, grad = event.pack(values), event.pack(grads)
+        program = self._program(event, value, grad, state, hyper)
+        counter, numbers = program.numbers(hyper, state)
+        program.run([(value, *(state[name] for name in program.state_names), grad)], numbers)
+        if value.data_ptr() != values[lead].data_ptr():  # packed by copying
+            for param, part in event.unpack(value, _shapes(values)).items():
+                values[param].copy_(part)
+        self._store(lead, {**state, **counter})
 
-    def _buckets(self, found: Sequence[Event]) -> list[list[Event]]:
+    def _buckets(self, found: Sequence[Event], values: Mapping[Tensor, Tensor]) -> list[list[Event]]:
         """Events that one call can take: alike in rule, dtype, device and number of steps taken."""
         buckets: dict[Any, list[Event]] = defaultdict(list)
         for i, event in enumerate(found):
             lead = event.names[0]
+            state = self._state(event, values)
             if lead not in self._counts:
-                taken = self.state[lead].get("step") if lead in self.state else None
-                self._counts[lead] = 0 if taken is None else int(taken)
-            joint = event.rule.event == "element" and (self.compile or self._use_foreach(lead))
-            key = (event.rule, event.is_fallback, lead.dtype, lead.grad.dtype, lead.device, self._counts[lead])
-            buckets[key if joint else i].append(event)
+                self._counts[lead] = int(state.get("step", 0))
+            in_vectors = self._use_vectors(event, state)
+            joint = in_vectors or (event.rule.event == "element" and self._use_foreach(lead))
+            alike = (event.rule, event.is_fallback, lead.dtype, lead.grad.dtype, lead.device, self._counts[lead])
+            buckets[(in_vectors, alike) if joint else i].append(event)
         return list(buckets.values())
 
     def _use_foreach(self, param: Tensor) -> bool:
         return param.device.type != "cpu" if self.foreach is None else self.foreach
+
+    def _use_vectors(self, event: Event, state: State) -> bool:
+        lead = event.names[0]
+        chosen = self.compile or (lead.device.type == "cpu" and not self._use_foreach(lead))
+        return chosen and event.rule.event == "element" and fits_vectors(lead, state)
 
     def _refresh(self, event: Event, values: Any, grads: Any, group: dict[str, Any]) -> None:
         every = event.rule.refresh_every
@@ -269,6 +299,39 @@ class RuleOptimizer(torch.optim.Optimizer):
                 self._constants.clear()
             self._constants[key] = as_hyper(value).to(device)
         return self._constants[key]
+
+
+_MADE_ANEW = ("_programs", "_plans", "_constants")  # by every process that loads or copies an optimizer
+
+
+@dataclass
+class _Plan:
+    """How a group's parameters are stepped together, good until one of them or its state is another tensor."""
+
+    signature: list[Any]
+    values: dict[Tensor, Tensor]
+    events: list[Event]
+    buckets: list[tuple[list[Event], Vectors | None]]
+
+    def stands(self, params: Sequence[Tensor], group: Mapping[str, Any], state: Mapping[Tensor, State]) -> bool:
+        if self.signature != _signature(params, group):
+            return False
+        return all(
+            vectors is None or vectors.stand([state.get(event.names[0]) for event in bucket])
+            for bucket, vectors in self.buckets
+        )
+
+
+def _gradient(param: Tensor, maximize: bool) -> Tensor:
+    grad = cast(Tensor, param.grad)
+    if grad.is_sparse:
+        raise ValueError("gradients must be dense; got a sparse gradient")
+    grad = -grad if maximize else grad
+    return torch.view_as_real(grad) if param.is_complex() else grad
+
+
+def _signature(params: Sequence[Tensor], group: Mapping[str, Any]) -> list[Any]:
+    return [group["matrix"], *((id(p), p.data_ptr(), cast(Tensor, p.grad).dtype) for p in params)]
 
 
 def _events_of(rule: Rule, group: Mapping[str, Any], params: Sequence[Tensor]) -> list[Event]:
@@ -325,4 +388,8 @@ def optimizer_of(rule: type[Rule], module: str) -> type[RuleOptimizer]:
     __init__.__signature__ = signature  # type: ignore[attr-defined]
     pure = f"The pure rule is ``minimand.optim.rules.{rule.__name__}``."
     doc = f"{rule.__doc__}\n\n    Options: those of :class:`RuleOptimizer`. {pure}\n    "
-    return type(rule.__name__, (RuleOptimizer,), {"__init__": __init__, "__doc__": doc, "__module__": module})
+    return type(
+        rule.__name__,
+        (RuleOptimizer,),
+        {"__init__": __init__, "__doc__": doc, "__module__": module, "source": rule.source},
+    )

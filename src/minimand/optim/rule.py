@@ -138,8 +138,11 @@ def ema(average: Any, value: Any, beta: Tensor) -> Any:
 
 
 def debias(average: Any, beta: Tensor, step: Tensor) -> Any:
-    """An average that began at zero, divided by the weight it has gathered after ``step`` values."""
-    return average / (1 - beta ** step.double())
+    """An average that began at zero, over the weight it has gathered after ``step`` values.
+
+    A product with the reciprocal of a number: a quotient for each of its entries takes several times as long.
+    """
+    return average * (1 / (1 - beta ** step.double()))
 
 
 # How numbers are declared: ranges once, defaults by the rule.
