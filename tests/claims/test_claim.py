@@ -4,6 +4,7 @@ import ast
 import json
 import math
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,6 +106,11 @@ def test_evidence_is_recorded_read_back_and_stale_once_the_claim_changes(toy_cla
     toy_claim["write"]("second")
     assert found.is_stale
     assert not runner.is_fresh("anyloss", outcome.path.parent)
+
+
+def test_a_claim_goes_stale_with_what_it_shares_with_others():
+    assert claims.source_of("adabelief").endswith((Path(claims.__file__).parent / "_splits.py").read_text())
+    assert "def over_splits" not in claims.source_of("lion-k")
 
 
 def test_a_claim_that_breaks_is_an_error_and_leaves_no_evidence(toy_claim, tmp_path):

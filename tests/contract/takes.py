@@ -197,6 +197,11 @@ DIRECTION = Takes(
         Wrong("grad", lambda x: x.to("meta"), "meta"),
     ],
 )
+NORMS = Takes(
+    lambda rows, classes, g: {"p_norms": uniform(rows, classes, generator=g)},
+    edges={"p_norms": (0.0, 1e-12, 100.0)},
+    wrong=[*not_floating("p_norms"), Wrong("p_norms", lambda x: x[0, 0], "()")],
+)
 STEP = Takes(
     lambda rows, classes, g: {"step": 40 * uniform(rows, generator=g)},
     edges={"step": (0.0, 49.0, 50.0, 1e4)},

@@ -43,6 +43,7 @@ L2 = {"decay": "l2"}
         (optim.DiffGrad, {"weight_decay": 0.0}, (0.082207406, 6.682401599, 0.804266499, -0.702701058), 1e-8),
         (optim.AdamP, {}, (0.115348461, 6.431272090, 0.737298218, -0.759670779), 1e-8),
         (optim.AdamP, {"delta": 10.0}, (0.157953170, 6.430132443, 0.771777479, -0.758319855), 1e-8),
+        (optim.SGDP, {"delta": 10.0}, (0.129622414, 6.159592378, 0.814852315, -0.812437420), 1e-8),
     ],
 )
 def test_three_steps_give_the_golden_weights(optimizer, options, expected, tolerance):
@@ -91,6 +92,12 @@ def test_three_steps_give_the_golden_weights(optimizer, options, expected, toler
             adamp.AdamP,
             {"lr": 0.1, "weight_decay": 0.3, "eps": 1e-8},
         ),
+        (  # adamp projects the buffer too, unless nesterov makes a copy of it
+            optim.SGDP,
+            {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.3, "nesterov": True, "delta": 1.0},
+            adamp.SGDP,
+            {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.3, "nesterov": True, "delta": 1.0, "eps": 1e-12},
+        ),
         (
             optim.Lion,
             {"lr": 0.1, "betas": (0.8, 0.95), "weight_decay": 0.3},
@@ -101,7 +108,7 @@ def test_three_steps_give_the_golden_weights(optimizer, options, expected, toler
 )
 def test_ten_steps_equal_an_established_implementation(ours, options, theirs, peer_options):
     # adamp adds its eps to the norms that it divides by; the others agree to rounding.
-    tolerance = 1e-9 if theirs is adamp.AdamP else 1e-11
+    tolerance = 1e-9 if theirs in (adamp.AdamP, adamp.SGDP) else 1e-11
     torch.testing.assert_close(
         run(ours, steps=10, **options), run(theirs, steps=10, **peer_options), rtol=0, atol=tolerance
     )
@@ -227,6 +234,34 @@ def test_radial_projection_leaves_nothing_along_the_weight():
     projected, happened = rules.radial_projection(u, w, tangent, 0.1)
     assert happened
     assert (projected * w).sum(1).abs().max() < 1e-12
+
+
+def test_sgdp_projects_its_step_and_not_its_buffer():
+    w, grads = weights(3, 4), [gradient(3, 4, t) for t in (1, 2)]
+    rule, hyper = rules.SGDP(), {"lr": 1.0, "momentum": 0.9, "dampening": 0.0, "weight_decay": 0.0, "wd_ratio": 0.1}
+    hyper = {name: torch.tensor(value, dtype=torch.float64) for name, value in {**hyper, "delta": 10.0}.items()}
+    state = rule.init(w)
+    for grad in grads:
+        step, state = rule.update(grad, state, w, hyper)
+    torch.testing.assert_close(state["mean"], 0.9 * grads[0] + grads[1], rtol=0, atol=1e-15)
+    assert (step * w).sum(1).abs().max() < 1e-14
+
+
+def test_momentum_grows_a_scale_invariant_weight_as_the_lemma_says():
+    # Gradients of w^T A w / (2 w^T w): the scale of w changes nothing.
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    matrix = matrix @ matrix.T
+    w = torch.randn(6, generator=generator, dtype=torch.float64)
+    start, momentum, norms = w.square().sum(), torch.zeros_like(w), []
+    for _ in range(40):
+        unit = w / w.norm()
+        grad = (matrix @ unit - (unit @ matrix @ unit) * unit) / w.norm()
+        momentum = 0.9 * momentum + grad
+        w = w - 0.05 * momentum
+        norms.append(momentum.norm())
+    growth = rules.scale_invariant_norm_growth(torch.stack(norms), lr=0.05, beta=0.9)
+    assert growth.item() == pytest.approx((w.square().sum() - start).item(), rel=1e-12)
 
 
 def test_matrix_groups_keep_embeddings_and_the_head_from_muon():

@@ -191,8 +191,11 @@ def module_of(slug: str) -> ModuleType:
 
 
 def source_of(slug: str) -> str:
-    """The text of a claim's file, which its evidence belongs to."""
-    return Path(inspect.getfile(module_of(slug))).read_text(encoding="utf-8")
+    """What a claim's evidence belongs to: the text of its file, and of what it shares with other claims."""
+    own = Path(inspect.getfile(module_of(slug)))
+    text = own.read_text(encoding="utf-8")
+    shared = [path for path in sorted(own.parent.glob("_[a-z]*.py")) if f"minimand.claims.{path.stem} " in text]
+    return "\n".join([text, *(path.read_text(encoding="utf-8") for path in shared)])
 
 
 def _is_claim(module: str) -> bool:

@@ -7,7 +7,7 @@ functions; ``BatchedTrainer`` trains hundreds of models with one rule together.
 from minimand.optim import rules
 from minimand.optim.optimizer import RuleOptimizer, optimizer_of
 from minimand.optim.rule import Rule
-from minimand.optim.rules import matrix_groups, orthogonalise, radial_projection
+from minimand.optim.rules import matrix_groups, orthogonalise, radial_projection, scale_invariant_norm_growth
 from minimand.optim.schedule import constant, cosine_decay, linear_decay
 from minimand.optim.trainer import BatchedTrainer, stack_modules
 
@@ -17,6 +17,7 @@ AdamW = optimizer_of(rules.AdamW, __name__)
 AdaBelief = optimizer_of(rules.AdaBelief, __name__)
 DiffGrad = optimizer_of(rules.DiffGrad, __name__)
 AdamP = optimizer_of(rules.AdamP, __name__)
+SGDP = optimizer_of(rules.SGDP, __name__)
 SignSGD = optimizer_of(rules.SignSGD, __name__)
 Lion = optimizer_of(rules.Lion, __name__)
 LionK = optimizer_of(rules.LionK, __name__)
@@ -30,6 +31,7 @@ __all__ = [
     "AdaBelief",
     "DiffGrad",
     "AdamP",
+    "SGDP",
     "SignSGD",
     "Lion",
     "LionK",
@@ -38,6 +40,7 @@ __all__ = [
     "matrix_groups",
     "orthogonalise",
     "radial_projection",
+    "scale_invariant_norm_growth",
     "Rule",
     "rules",
     "RuleOptimizer",

@@ -367,6 +367,17 @@ def _ungrouped(group: Mapping[str, Any], rule: Rule) -> dict[str, Any]:
     return {name: values[name] for name in rule.hypers}
 
 
+EXAMPLE = """
+    >>> import torch
+    >>> weight = torch.nn.Parameter(torch.ones(2, 2))
+    >>> optimizer = {}([weight], lr=0.1)
+    >>> weight.square().sum().backward()
+    >>> optimizer.step()
+    >>> bool((weight < 1).all())
+    True
+    """
+
+
 def optimizer_of(rule: type[Rule], module: str) -> type[RuleOptimizer]:
     """The named optimizer class of a rule: ``AdaBelief(params, lr=1e-3, betas=(0.9, 0.999), ...)``.
 
@@ -387,7 +398,7 @@ def optimizer_of(rule: type[Rule], module: str) -> type[RuleOptimizer]:
     )
     __init__.__signature__ = signature  # type: ignore[attr-defined]
     pure = f"The pure rule is ``minimand.optim.rules.{rule.__name__}``."
-    doc = f"{rule.__doc__}\n\n    Options: those of :class:`RuleOptimizer`. {pure}\n    "
+    doc = f"{rule.__doc__}\n\n    Options: those of :class:`RuleOptimizer`. {pure}\n{EXAMPLE.format(rule.__name__)}"
     return type(
         rule.__name__,
         (RuleOptimizer,),
