@@ -1,12 +1,20 @@
-"""What all tests share: threads, seeds and hypothesis's settings."""
+"""What all tests share: threads, seeds, hypothesis's settings and a browser."""
+
+from __future__ import annotations
 
 import os
 import random
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Workers of pytest-xdist share the cores; a pool of threads each would only fight over them.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
@@ -21,3 +29,32 @@ def _seeded():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# Without these Chromium looks for updates and the like; the pages themselves must need no network.
+BROWSER_OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium; skips where there is none, and fails where one is required."""
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        reason = f"no browser: none of {', '.join(BROWSERS)} is on the path"
+        if os.environ.get("MINIMAND_REQUIRE_BROWSER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=BROWSER_OPTIONS)
+        yield browser
+        browser.close()

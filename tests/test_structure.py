@@ -21,10 +21,12 @@ ALLOWED = {
     "losses": BASE | {"divergences"},
     "optim": BASE,
     "study": BASE | {"divergences", "losses", "optim"},
-    "cli": BASE | {"divergences", "losses", "optim", "study"},
+    "claims": BASE | {"divergences", "losses", "optim", "study"},
+    "papers": BASE | {"divergences", "losses", "optim", "study", "claims"},
+    "cli": BASE | {"divergences", "losses", "optim", "study", "claims", "papers"},
     "__main__": {"cli"},
 }
-PARTS = [name for name in ALLOWED if name not in ("study", "cli", "__main__")]
+PARTS = [name for name in ALLOWED if name not in ("study", "claims", "papers", "cli", "__main__")]
 
 NETWORK_MODULES = {
     *("aiohttp", "ftplib", "http", "httpx", "huggingface_hub", "imaplib", "poplib", "requests", "smtplib", "socket"),

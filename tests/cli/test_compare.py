@@ -110,9 +110,28 @@ def test_json_is_all_of_stdout_and_what_the_file_holds(here: Path, done: tuple[A
 def test_without_out_a_directory_of_its_own_is_made(here: Path) -> None:
     result = minimand("compare", *SMALL)
     assert result.exit_code == 0, result.output
-    (out,) = (here / "runs").iterdir()
+    (out,) = (path for path in (here / "runs").iterdir() if path.is_dir())
     assert out.name.startswith("iris-")
     assert result.stdout.splitlines()[-1] == f"Report: runs/{out.name}/report.html"
+
+
+def test_thresholdout_tells_its_budget_and_another_study_goes_on_from_it(here: Path) -> None:
+    asked = [*SMALL, "--holdout", "thresholdout", "--json"]
+    first, second = (minimand("compare", *asked, "--out", f"runs/{name}", "--seed", "0") for name in "ab")
+    assert (first.exit_code, second.exit_code) == (0, 0), first.output + second.output
+    holdouts = [json.loads(result.stdout)["holdout"] for result in (first, second)]
+    assert [(use["kind"], use["budget"], use["uses"]) for use in holdouts] == [
+        ("thresholdout", 3, 1),
+        ("thresholdout", 3, 2),
+    ]
+    assert holdouts[0]["answers"] == holdouts[1]["answers"]  # the same question has the same answer, and is free
+    assert holdouts[0]["remaining"] == holdouts[1]["remaining"]
+
+
+def test_a_plain_study_is_not_resumed_through_thresholdout(done: tuple[Any, Path]) -> None:
+    result = minimand("compare", *SMALL, "--out", str(done[1]), "--resume", "--holdout", "thresholdout")
+    assert result.exit_code == 2
+    assert 'holdout is absent there and "thresholdout" here' in result.stderr.replace("\n", " ")
 
 
 def test_regression_on_a_table_takes_losses_that_fit(here: Path) -> None:
@@ -172,6 +191,8 @@ def test_grid_over_two_axes_and_a_model_of_the_users_own(here: Path, monkeypatch
         (["iris", "--workers", "-1"], "--workers must be at least 0; got -1"),
         (["iris", "--engine", "batch"], "(did you mean 'batched'?)"),
         (["iris", "--compile", "often"], "--compile must be one of auto, always, never; got 'often'"),
+        (["iris", "--holdout", "thresholdot"], "--holdout must be one of plain, thresholdout; got 'thresholdot' (did"),
+        (["iris", "--holdout", "thresholdout", "-m", "log_loss"], "needs scores with bounds, and log_loss has none"),
         (["iris", "--kind", "ranking"], "--kind must be one of classification, regression; got 'ranking'"),
         (["iris", "--missing-target", "keep"], "--missing-target must be one of refuse, drop; got 'keep'"),
         (["iris", "--device", "warp"], "device must be 'auto' or a torch device; got 'warp'"),
@@ -280,7 +301,7 @@ def test_what_ends_a_study_early_says_what_is_kept_and_resuming_gives_the_same_r
         result = minimand("compare", *SMALL, monkeypatch=patch)
     assert result.exit_code == code
     assert said in result.stderr
-    (out,) = (here / "runs").iterdir()
+    (out,) = (path for path in (here / "runs").iterdir() if path.is_dir())
     assert f"2 of 8 trials are kept in runs/{out.name}; to go on: minimand compare iris" in result.stderr
     assert result.stderr.endswith(f"--out runs/{out.name} --resume\n")
     assert "Traceback" not in result.output

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -48,6 +48,19 @@ PARTS = (
     "List what can be plugged in, axis by axis: a line each, and its source.\n\n"
     "[dim]minimand parts ldr\nminimand parts --axis rule[/dim]"
 )
+
+PAPERS = (
+    "Search the catalogue of 215 papers: what there is to import for a question, and whether its claim held.\n\n"
+    "[dim]minimand papers imbalanced data\nminimand papers --room optim --status holds\n"
+    "minimand papers show anyloss[/dim]"
+)
+CLAIMS = "Re-run papers' headline claims at a small honest scale: holds, fails or undecided."
+
+claims_app = typer.Typer(help=CLAIMS, no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(claims_app, name="claims")
+
+As_json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Room = Annotated[str | None, typer.Option(metavar="ROOM", help="losses, optim, ...", show_default="all")]
 
 
 @app.command(help=COMPARE)
@@ -109,6 +122,13 @@ def compare(
     compile_: Annotated[
         str, typer.Option("--compile", metavar="WHEN", help="Compile the training step: auto, always or never.")
     ] = "auto",
+    holdout: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW",
+            help="How test scores are told: plain, or thresholdout, a budget shared by all studies of these test rows.",
+        ),
+    ] = "plain",
     seed: Annotated[int, typer.Option(metavar="N", help="Decides the split, the candidates and the seeds.")] = 0,
     out: Annotated[
         Path | None,
@@ -140,6 +160,7 @@ def compare(
                 workers=workers,
                 device=device,
                 compile=compile_,
+                holdout=holdout,
                 seed=seed,
                 out=out,
                 resume=resume,
@@ -172,3 +193,100 @@ def parts(
             from minimand.cli.parts import list_parts
 
         list_parts(query, axis, as_json)
+
+
+@app.command(help=PAPERS)
+def papers(
+    query: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[QUERY | show SLUG]", help="What is looked for, in your words.", show_default=False),
+    ] = None,
+    room: Room = None,
+    status: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STATUS", help="holds, fails, undecided, stale, unmeasured, part or planned.", show_default="all"
+        ),
+    ] = None,
+    by: Annotated[
+        str, typer.Option(metavar="HOW", help="words, or meaning: sentence embeddings, with the extra 'search'.")
+    ] = "words",
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="How many of a question's answers.")] = 10,
+    as_json: As_json = False,
+) -> None:
+    """``minimand papers``; see PAPERS."""
+    from minimand.cli.terminal import bad_input, waiting
+
+    words = query or []
+    with bad_input():
+        with waiting("Loading"):
+            from minimand.cli.papers import list_papers, show_paper
+
+        if words[:1] == ["show"] and len(words) == 2:
+            show_paper(words[1], as_json)
+        else:
+            whole = not words or as_json
+            list_papers(" ".join(words), room, status, cast(Any, by), None if whole else limit, as_json)
+
+
+@claims_app.command("list")
+def claims_list(
+    room: Room = None,
+    verdict: Annotated[
+        str | None,
+        typer.Option(metavar="VERDICT", help="holds, fails, undecided, stale or unmeasured.", show_default="all"),
+    ] = None,
+    as_json: As_json = False,
+) -> None:
+    """List the claims there are, and what was measured."""
+    from minimand.cli.terminal import bad_input, waiting
+
+    with bad_input():
+        with waiting("Loading"):
+            from minimand.cli.claims import list_claims
+
+        list_claims(room, verdict, as_json)
+
+
+@claims_app.command("run")
+def claims_run(
+    slugs: Annotated[
+        list[str] | None, typer.Argument(metavar="SLUG...", help="Which; see 'minimand claims list'.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All whose evidence is missing or stale.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="With --all, also those whose evidence is fresh.")] = False,
+    scale: Annotated[
+        str, typer.Option(metavar="SCALE", help="smoke (seconds), small (what is recorded) or full.")
+    ] = "small",
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="What all draws follow from.", show_default="the claim's own")
+    ] = None,
+    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="How many at a time.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where evidence is recorded.", show_default="evidence/")
+    ] = None,
+    as_json: As_json = False,
+) -> None:
+    """Run claims and record the evidence."""
+    from minimand.cli.terminal import INTERRUPTED, bad_input, stop, waiting
+
+    try:
+        with bad_input():
+            with waiting("Loading"):
+                from minimand.cli.claims import run_claims
+
+            run_claims(slugs or (), every, cast(Any, scale), seed, jobs, again, out, as_json)
+    except KeyboardInterrupt:
+        raise stop("interrupted; what had ended is recorded", INTERRUPTED) from None
+
+
+@claims_app.command("check")
+def claims_check(as_json: As_json = False) -> None:
+    """Say which evidence is stale or missing; exit code 1 where any is."""
+    from minimand.cli.terminal import bad_input, waiting
+
+    with bad_input():
+        with waiting("Loading"):
+            from minimand.cli.claims import check_claims
+
+        check_claims(as_json)

@@ -24,6 +24,7 @@ from minimand.study.trial import Budget
 
 if TYPE_CHECKING:
     from minimand.study import Study, StudyResult, Task
+    from minimand.study.consultation import Holdout
     from minimand.study.engines.job import Compile
     from minimand.study.task import Kind
 
@@ -58,6 +59,7 @@ class Request:
     workers: int | None
     device: str
     compile: str
+    holdout: str
     seed: int
     out: Path | None
     resume: bool
@@ -94,6 +96,7 @@ def _parsed(request: Request) -> tuple[Budget, dict[str, list[str]]]:
     for option, value, known in (
         ("--engine", request.engine, ("auto", "batched", "process", "ray")),
         ("--compile", request.compile, ("auto", "always", "never")),
+        ("--holdout", request.holdout, ("plain", "thresholdout")),
         ("--missing-target", request.missing_target, ("refuse", "drop")),
         ("--kind", request.kind, ("classification", "regression", None)),
     ):
@@ -157,6 +160,7 @@ def _study(request: Request, budget: Budget, wanted: dict[str, list[str]]) -> tu
             device=request.device,
             compile=cast("Compile", request.compile),
             workers=request.workers,
+            holdout=cast("Holdout", request.holdout),
         )
     return study, task
 
@@ -195,6 +199,7 @@ def _introduce(request: Request, study: Study, out: Path, screen: Console) -> No
             f"{budget.candidates} candidates and {len(study.seeds)} seeds a method",
         ),
         ("Trials", f"{tuned:,} to tune + {final:,} final = {tuned + final:,}"),
+        *([("Test scores", "told by Thresholdout, from a budget")] if study.holdout == "thresholdout" else []),
         ("Trained on", f"{study.device}, engine {study.engine}"),
         ("Kept in", str(out)),
     ]

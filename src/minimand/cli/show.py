@@ -115,7 +115,7 @@ class View:
         interval = "mean [95% interval]"
         columns = [
             _Column("", "right", [Text(str(rank), style="dim") for rank in range(1, len(rows) + 1)]),
-            _Column("method", "left", [Text(plain(row.name), style=_weight(row)) for row in rows]),
+            _Column("method", "left", [_method(row) for row in rows]),
             _Column(
                 f"{self.metric}\n{interval}",
                 "right",
@@ -192,6 +192,11 @@ def show(result: StudyResult, out: Console) -> None:
     out.print()
     for line in [*view.conclusions(), Text(COVERED, style="dim")]:
         out.print(line)
+
+
+def _method(row: MethodResult) -> Text:
+    on_validation = " (validation score)" if row.scored_on == "validation" else ""
+    return Text.assemble((plain(row.name), _weight(row)), (on_validation, "dim"))
 
 
 def _weight(row: MethodResult) -> str:

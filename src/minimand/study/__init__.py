@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from minimand.study.choices import grid, make_method, register
     from minimand.study.data import read_task
+    from minimand.study.holdout import BudgetExhausted, EmpiricalHoldout, GaussianHoldout, Thresholdout
     from minimand.study.method import Choice, Method
     from minimand.study.metrics import metric
     from minimand.study.result import CandidateResult, MethodResult, StudyResult
@@ -47,6 +48,10 @@ __all__ = [
     "Trial",
     "TrialResult",
     "CurvePoint",
+    "Thresholdout",
+    "GaussianHoldout",
+    "EmpiricalHoldout",
+    "BudgetExhausted",
 ]
 
 _HOMES = {
@@ -57,6 +62,7 @@ _HOMES = {
     "trial": ("Budget", "Trial", "TrialResult", "CurvePoint"),
     "method": ("Method", "Choice"),
     "choices": ("grid", "make_method", "register"),
+    "holdout": ("Thresholdout", "GaussianHoldout", "EmpiricalHoldout", "BudgetExhausted"),
     "result": ("StudyResult", "MethodResult", "CandidateResult"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -115,6 +115,7 @@ RULES = (
     _rule("adabelief", rules.AdaBelief()),
     _rule("diffgrad", rules.DiffGrad()),
     _rule("adamp", rules.AdamP()),
+    _rule("sgdp", rules.SGDP()),
     _rule("signsgd", rules.SignSGD()),
     _rule("lion", rules.Lion()),
     _rule("lion_l2", rules.LionK(kernel="l2"), "Lion-K with the l2 norm: a momentum step of fixed length"),

@@ -6,17 +6,19 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
 from minimand.study import statistics
 from minimand.study.engines.job import COMPILED, ENGINE, WHY
 from minimand.study.method import Method
-from minimand.study.result import CandidateResult, MethodResult, MethodVerdict
+from minimand.study.result import CandidateResult, HoldoutUse, MethodResult, MethodVerdict
 from minimand.study.statistics import interquartile_mean
 from minimand.study.task import Task
 from minimand.study.trial import Budget, Phase, TrialResult
+
+Side = Literal["validation", "test"]
 
 MAX_ERRORS = 10  # different ones, told of each method
 
@@ -31,6 +33,15 @@ class Findings:
     budget: Budget
     seeds: Sequence[int]
     results: Mapping[str, TrialResult]
+    holdout: HoldoutUse | None = None
+
+    def queries(self) -> dict[str, tuple[float, float]]:
+        """Each method's mean score over the final seeds, on the validation and on the test rows; the baseline first.
+
+        That is what a reusable holdout is asked.
+        """
+        names = sorted(self.methods, key=lambda name: name != self.baseline)
+        return {name: (_mean(self._on("validation", name)), _mean(self._on("test", name))) for name in names}
 
     def rows(self) -> tuple[MethodResult, ...]:
         """A row a method, the best mean first."""
@@ -50,13 +61,15 @@ class Findings:
             if name != self.baseline:
                 difference, p_value = differences[name], float(corrected[rivals.index(name)])
                 verdict: MethodVerdict = statistics.verdict(difference, p_value)
+                if not self._beyond_reach(name, difference):
+                    verdict = "undecided"
             seconds = sum(result.seconds for result in trials)
             rows.append(
                 MethodResult(
                     name=name,
                     choices={axis: choice.name for axis, choice in method.choices.items()},
                     scores=scores[name],
-                    mean=float(np.mean(scores[name])),
+                    mean=_mean(scores[name]),
                     interval=statistics.interval(scores[name]),
                     iqm=float(interquartile_mean(scores[name])),
                     iqm_interval=statistics.interval(scores[name], statistic=interquartile_mean),
@@ -73,6 +86,7 @@ class Findings:
                     parameters=max(result.parameters for result in trials),
                     memory_bytes=max(result.memory_bytes for result in trials),
                     curves=tuple(result.curve for result in final),
+                    scored_on=self._scored_on(name),
                 )
             )
         return tuple(sorted(rows, key=lambda row: row.mean, reverse=higher))
@@ -100,6 +114,7 @@ class Findings:
                     f"{name}: {words} of {len(final)} final trials; each counts as the worst score of the study, or "
                     "as that of a constant prediction if it is worse."
                 )
+        notes += self._holdout_notes()
         if len(self.task.train) < self.budget.batch_size:
             notes.append(f"Every batch is the whole training split: it has {len(self.task.train)} rows.")
         for why, names in self._grouped(WHY).items():
@@ -115,19 +130,86 @@ class Findings:
         return sorted(own, key=lambda r: (r.trial.candidate, r.trial.seed))
 
     def _scores(self, name: str) -> tuple[float, ...]:
-        return tuple(r.test if r.status == "finished" else self._penalty for r in self._of(name, "final"))
+        """A method's final scores: on the test rows, or what a reusable holdout leaves of them.
 
-    @cached_property
-    def _penalty(self) -> float:
+        Of those it tells the level alone; how they spread over the seeds is taken from the validation rows.
+        """
+        on = self._scored_on(name)
+        if on == "test":
+            return self._on("test", name)
+        scores = self._on("validation", name)
+        if on == "validation" or self.holdout is None:
+            return scores
+        level = self.holdout.answers[name].value
+        assert level is not None, "a method without an answer is scored on the validation rows"
+        moved = level - _mean(scores)
+        return tuple(score + moved for score in scores)
+
+    def _on(self, side: Side, name: str) -> tuple[float, ...]:
+        """A method's final scores on the rows of a split, with the penalty for trials that did not finish."""
+        finals = self._of(name, "final")
+        penalty = math.nan if all(r.status == "finished" for r in finals) else self._penalty(side)
+        return tuple(_score(r, side) if r.status == "finished" else penalty for r in finals)
+
+    def _penalty(self, side: Side) -> float:
         """What a final trial that did not finish scores: the worst that any did, or a constant's score if worse."""
         finals = [result for name in self.methods for result in self._of(name, "final")]
-        known = [result.test for result in finals if result.status == "finished"]
-        constant = constant_score(self.task)
+        known = [_score(result, side) for result in finals if result.status == "finished"]
+        constant = constant_score(self.task, side)
         known += [constant] if math.isfinite(constant) else []
         if not known:
             error = next((result.error for result in finals if result.error), "")
             raise RuntimeError(f"no final trial finished, and {self.task.metric.name} scores no constant: {error}")
         return min(known) if self.task.metric.higher_is_better else max(known)
+
+    def _scored_on(self, name: str) -> Literal["test", "thresholdout", "validation"]:
+        if self.holdout is None or self.holdout.kind == "plain":
+            return "test"
+        return "validation" if self.holdout.answers[name].source == "none" else "thresholdout"
+
+    def _beyond_reach(self, name: str, difference: statistics.PairedDifference) -> bool:
+        """Whether a difference from the baseline is more than what a reusable holdout lets both scores be off by."""
+        found = [self._scored_on(each) for each in (name, self.baseline)]
+        if "validation" in found:
+            return False
+        low, high = difference.interval.low, difference.interval.high
+        return "test" in found or low > self._tolerance or high < -self._tolerance
+
+    @property
+    def _tolerance(self) -> float:
+        """Twice the threshold: each of two answers may be that far from its test score."""
+        return 0.0 if self.holdout is None or self.holdout.threshold is None else 2 * self.holdout.threshold
+
+    def _holdout_notes(self) -> list[str]:
+        """How the test split was used, where that is more than once and plainly."""
+        use = self.holdout
+        if use is None:
+            return []
+        notes = []
+        if use.kind == "thresholdout":
+            spent = [name for name, answer in use.answers.items() if answer.source == "test"]
+            open_ = [name for name, answer in use.answers.items() if answer.source == "none"]
+            notes.append(
+                f"Test scores are told by a reusable holdout (Thresholdout, threshold {use.threshold:g}): a method's "
+                "validation score, unless its test score is further off than about that; then the test score with "
+                f"noise of scale {use.sigma:g}. A method is called better or worse only if the interval of its gain "
+                f"lies beyond {self._tolerance:g}."
+            )
+            if open_:
+                notes.append(
+                    f"The test split's budget of {use.budget} answers is exhausted: {_listed(open_)} "
+                    f"{'is' if len(open_) == 1 else 'are'} shown by validation scores, which decide nothing. Only "
+                    "fresh test rows can."
+                )
+            else:
+                drew = f"{_listed(spent)} drew" if spent else "no method drew"
+                notes.append(f"Of the test split's budget, {drew}; {use.remaining} of {use.budget} answers remain.")
+        elif use.uses > 1:
+            notes.append(
+                f"{use.uses} studies in this place have scored this very test split: each look at it makes its scores "
+                "less fresh. The thresholdout holdout is made for that."
+            )
+        return [*notes, *use.notes]
 
     def _grouped(self, fact: str) -> dict[str, list[str]]:
         """The methods by what their trials say about ``fact``."""
@@ -138,13 +220,13 @@ class Findings:
         return {value: list(names) for value, names in found.items()}
 
 
-def constant_score(task: Task) -> float:
-    """The test score of a prediction that ignores the inputs: the training split's class shares, or its mean.
+def constant_score(task: Task, side: Side = "test") -> float:
+    """The score of a prediction that ignores the inputs: the training split's class shares, or its mean.
 
-    NaN where the metric cannot score one.
+    ``side`` says on which rows. NaN where the metric cannot score one.
     """
     mean, deviation = task.scale
-    target = task.test.target.cpu().numpy()
+    target = (task.test if side == "test" else task.validation).target.cpu().numpy()
     try:
         if task.kind == "classification":
             shares = np.bincount(task.train.target.cpu().numpy(), minlength=task.num_classes) / len(task.train)
@@ -153,6 +235,14 @@ def constant_score(task: Task) -> float:
         return float(task.metric.score(target, np.full(len(target), mean)))
     except (ValueError, ZeroDivisionError):
         return math.nan
+
+
+def _score(result: TrialResult, side: Side) -> float:
+    return result.test if side == "test" else result.validation
+
+
+def _mean(scores: Sequence[float]) -> float:
+    return float(np.mean(scores))
 
 
 def _listed(names: Sequence[str], most: int = 6) -> str:

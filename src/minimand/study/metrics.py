@@ -50,6 +50,11 @@ def metrics(kind: Kind | None = None) -> tuple[str, ...]:
     return tuple(name for name, each in _METRICS.items() if kind in (None, each.kind))
 
 
+def bounded(kind: Kind) -> tuple[str, ...]:
+    """The names of the metrics for tasks of ``kind`` whose scores have bounds."""
+    return tuple(name for name in metrics(kind) if _METRICS[name].bounds is not None)
+
+
 def summary(name: str) -> str:
     """What a metric measures, in one line."""
     return (_METRICS[name].score.__doc__ or "").strip().splitlines()[0]
@@ -262,5 +267,11 @@ _TABLE: tuple[tuple[Score, Kind, bool, str], ...] = (
     (mae, "regression", False, "target"),
     (median_absolute_error, "regression", False, "target"),
 )
-_METRICS = {score.__name__: Metric(score.__name__, kind, higher, score) for score, kind, higher, _ in _TABLE}
+_BOUNDS = {"mcc": (-1.0, 1.0), "brier": (0.0, 2.0), "roc_auc": (0.0, 1.0)}  # beside the shares, which are of 1
+_METRICS = {
+    score.__name__: Metric(
+        score.__name__, kind, higher, score, _BOUNDS.get(score.__name__, (0.0, 1.0) if unit == "share" else None)
+    )
+    for score, kind, higher, unit in _TABLE
+}
 _UNITS = {score.__name__: unit for score, _, _, unit in _TABLE}

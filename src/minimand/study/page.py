@@ -166,6 +166,10 @@ class View:
         seeds = len(self.study.seeds)
         if seeds < seeds_needed(len(self.rivals)):
             return _say("No difference is, however large, with {seeds}.", seeds=numerals.plural(seeds, "seed"))
+        if any(row.scored_on == "validation" for row in self.study.rows):
+            return _say("The test split's budget was spent before it had answered for all methods.")
+        if self.through_thresholdout:
+            return _say("The reusable holdout tells no differences as small, however many seeds are run.")
         return _say(
             "{what} from {baseline} may be due to the training seeds alone.",
             what="Its difference" if undecided == 1 else "Their differences",
@@ -188,6 +192,26 @@ class View:
             before=self.number(self.baseline.mean),
             after=self.number(row.mean),
         )
+
+    @property
+    def through_thresholdout(self) -> bool:
+        """Whether test scores were told by the reusable holdout."""
+        return self.study.holdout is not None and self.study.holdout.kind == "thresholdout"
+
+    @cached_property
+    def decided_on(self) -> str:
+        """Which rows decide."""
+        return "on the test split" + (", through Thresholdout" if self.through_thresholdout else "")
+
+    @cached_property
+    def test_split(self) -> str:
+        """How often the test split has been asked, and what that means."""
+        uses = self.study.test_uses if self.study.holdout is None else self.study.holdout.uses
+        times = "once" if uses == 1 else numerals.plural(uses, "time")
+        use = self.study.holdout
+        if use is not None and use.kind == "thresholdout":
+            return f"consulted {times}, through Thresholdout: {use.remaining} of {use.budget} answers remain"
+        return f"scored {times}" + (": each further look makes its scores less fresh" if uses > 1 else "")
 
     # What it counts
 

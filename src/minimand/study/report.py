@@ -57,6 +57,7 @@ def to_json(result: StudyResult) -> dict[str, Any]:
             "master_seed": result.master_seed,
             "methods": result.rows,
             "test_uses": result.test_uses,
+            "holdout": result.holdout,
             "engine": result.engine,
             "notes": result.notes,
             "started": result.started,
@@ -72,18 +73,20 @@ def to_csv(result: StudyResult) -> str:
     """One line a final trial: its method, choices, seed, score and hyperparameters.
 
     A column is empty where a method has no such choice or number. Scores are written in full: reading them back
-    gives the same floats.
+    gives the same floats. Where a reusable holdout told them, a further column says what they were scored on.
     """
     axes = _names(row.choices for row in result.rows)
     hypers = _names(row.hypers for row in result.rows)
     text = io.StringIO(newline="")
     table = csv.writer(text)
-    table.writerow(["method", *axes, "seed", "score", *hypers])
+    told = any(row.scored_on != "test" for row in result.rows)
+    table.writerow(["method", *axes, "seed", "score", *(["scored_on"] if told else []), *hypers])
     for row in result.rows:
         choices = [row.choices.get(axis, "") for axis in axes]
         numbers = [repr(float(row.hypers[name])) if name in row.hypers else "" for name in hypers]
         for seed, score in zip(result.seeds, row.scores, strict=True):
-            table.writerow([row.name, *choices, seed, repr(float(score)), *numbers])
+            on = [row.scored_on] if told else []
+            table.writerow([row.name, *choices, seed, repr(float(score)), *on, *numbers])
     return text.getvalue()
 
 

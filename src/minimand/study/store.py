@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,6 +132,32 @@ class Store:
         with self._transaction("count a use of the test split in"):
             self._connection.execute("UPDATE study SET value = value + 1 WHERE name = 'test_uses'")
         return self.test_uses
+
+    @property
+    def identity(self) -> str:
+        """What the store is known by among others, wherever it is moved."""
+        found = self.recall("identity")
+        if found is None:
+            found = uuid.uuid4().hex
+            self.remember("identity", found)
+        return found
+
+    def remember(self, name: str, value: Any) -> None:
+        """Keep a value under ``name``, as JSON can hold it; in place of the one that was there."""
+        with self._transaction(f"save {name} in"):
+            self._connection.execute("INSERT OR REPLACE INTO study VALUES (?, ?)", (name, json.dumps(value)))
+
+    def recall(self, name: str) -> Any:
+        """What was kept under ``name``; None if nothing was."""
+        with _explained("read", self.path):
+            row = self._connection.execute("SELECT value FROM study WHERE name = ?", (name,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def keep_answers(self, name: str, answers: Any) -> None:
+        """Keep a reusable holdout's answers under ``name`` and, with them, drop the test scores they stand for."""
+        with self._transaction("save the holdout's answers in"):
+            self._connection.execute("INSERT OR REPLACE INTO study VALUES (?, ?)", (name, json.dumps(answers)))
+            self._connection.execute("UPDATE trials SET test = NULL")
 
     def add(self, results: Sequence[TrialResult]) -> None:
         """Store ``results`` in one transaction: all of them or, on an error, none.

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import torch
 
 from minimand._checks import check_choice
 from minimand.study.choices import Value, find_method, grid
+from minimand.study.consultation import Consultation, Holdout, check_holdout
 from minimand.study.engines.job import DEFAULT_MEMORY, ENGINES, Compile, Job, engine
 from minimand.study.findings import Findings
 from minimand.study.method import Method
@@ -57,6 +58,9 @@ class Study:
         compile: whether the batched engine compiles its steps: "auto" does so where the work is long enough.
         memory: bytes that a chunk of stacked trials may take, by estimate.
         workers: processes of the process engine (a core each unless given, 0 for none), or cores of a local Ray.
+        holdout: how test scores are told. "plain" tells them, however often these rows have been asked before;
+            "thresholdout" answers through :class:`~minimand.study.Thresholdout`, from a budget that all studies with
+            the same test rows and the same parent directory share; see :mod:`minimand.study.consultation`.
 
     Raises:
         ValueError: for arguments that do not fit, among them a model or a loss that fails on the task's first rows.
@@ -76,6 +80,7 @@ class Study:
         compile: Compile = "auto",
         memory: int = DEFAULT_MEMORY,
         workers: int | None = None,
+        holdout: Holdout = "plain",
     ) -> None:
         self.budget = budget or Budget()
         for name, value in asdict(self.budget).items():
@@ -88,6 +93,7 @@ class Study:
             raise ValueError(f"master_seed must be an integer of at least 0; got {master_seed!r}")
         check_choice("engine", engine, ENGINES)
         check_choice("compile", compile, ("auto", "always", "never"))
+        check_holdout(holdout, task)
         self.methods = {method.name: method for method in methods}
         if not self.methods or len(self.methods) != len(methods):
             raise ValueError(f"methods must be one or more of different names; got {[m.name for m in methods]}")
@@ -97,6 +103,7 @@ class Study:
         self.seeds = tuple(self.tuning_seed + 1 + i for i in range(seeds))
         self.engine, self.memory, self.workers = engine, memory, workers
         self.compile: Compile = compile
+        self.holdout: Holdout = holdout
         self.device = _device(device)
         self.task = on_device(task, self.device)
         for method in methods:
@@ -130,7 +137,8 @@ class Study:
 
         Args:
             out: a directory, made if need be, where every finished chunk of trials is stored at once in
-                ``study.sqlite``. Without it nothing is written.
+                ``study.sqlite``; the uses of its test split are counted beside it, in ``holdout.sqlite``. Without it
+                nothing is written.
             resume: go on from what is stored there; the result is that of a study that was never interrupted.
             progress: see :func:`minimand.study.progress.reporting`.
             command: what the report says was typed.
@@ -149,9 +157,13 @@ class Study:
                 store = stack.enter_context(Store.open(Path(out) / STORE_NAME, self.config(), resume))
             results = {} if store is None else store.results()
             hook = stack.enter_context(reporting(progress))
-            self._run_trials(results, store, hook)
+            consultation = Consultation(
+                self.holdout, self.task, self.master_seed, None if out is None else Path(out), store
+            )
+            self._run_trials(results, store, hook, consultation)
             test_uses = 1 if store is None else store.test_uses
-        found = Findings(self.task, self.methods, self.baseline, self.budget, self.seeds, results)
+            found = Findings(self.task, self.methods, self.baseline, self.budget, self.seeds, results)
+            found = replace(found, holdout=consultation.end(found.queries, self.config))
         return StudyResult(
             task=self.task,
             budget=self.budget,
@@ -167,6 +179,7 @@ class Study:
             command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if command is None else command,
             test_uses=test_uses,
             master_seed=self.master_seed,
+            holdout=found.holdout,
         )
 
     def config(self) -> dict[str, Any]:
@@ -182,6 +195,7 @@ class Study:
             "memory": self.memory,
             "device": self.device.type,
             "versions": {name: version for name, version in versions().items() if name in ("minimand", "torch")},
+            **({} if self.holdout == "plain" else {"holdout": self.holdout}),
         }
 
     def _described(self, method: Method) -> dict[str, Any]:
@@ -194,7 +208,9 @@ class Study:
             "initial weights": digest([value.cpu().double().numpy() for value in state]),  # NumPy has no bfloat16
         }
 
-    def _run_trials(self, results: dict[str, TrialResult], store: Store | None, hook: Hook) -> None:
+    def _run_trials(
+        self, results: dict[str, TrialResult], store: Store | None, hook: Hook, consultation: Consultation
+    ) -> None:
         """Both phases; every list of results is stored before the next one is computed."""
         tuning = self.tuning_trials()
         total = len(tuning) + len(self.methods) * len(self.seeds)
@@ -230,10 +246,7 @@ class Study:
         with closing(engine(self.engine)) as runner:
             run(tuning, "tuning")
             finals = self.final_trials(results)
-            if (
-                store is not None and store.test_uses == 0
-            ):  # a study that was interrupted here uses it once all the same
-                store.count_test_use()
+            consultation.begin()
             run(finals, "final")
 
     def _winner(self, tuned: Sequence[TrialResult]) -> Trial:
@@ -269,7 +282,7 @@ def compare(
         try_: what to try on each axis, such as ``{"loss": ["cross_entropy", "ldr"]}``; several axes make a grid. See
             :mod:`minimand.study.choices`.
         out: a directory for the store of trials, and for the report once the study is done.
-        options: ``device``, ``compile``, ``memory``, ``workers``, as for :class:`Study`.
+        options: ``device``, ``compile``, ``memory``, ``workers``, ``holdout``, as for :class:`Study`.
 
     The other arguments are those of :class:`Study` and of :meth:`Study.run`; ``master_seed`` also decides the split
     of what is not a task yet.

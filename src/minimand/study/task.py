@@ -32,13 +32,15 @@ class Metric:
     """What decides: a named score of predictions and whether more of it is better.
 
     ``score(target, prediction)`` takes NumPy arrays: class indices (N,) and probabilities (N, C) for
-    classification; values (N,) and values (N,), both in the target's own units, for regression.
+    classification; values (N,) and values (N,), both in the target's own units, for regression. ``bounds`` are the
+    least and the most that it can give, where there are such.
     """
 
     name: str
     kind: Kind
     higher_is_better: bool
     score: Callable[[np.ndarray, np.ndarray], float]
+    bounds: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
