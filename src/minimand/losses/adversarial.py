@@ -12,11 +12,13 @@ from torch import Tensor
 from minimand._checks import check_choice, check_class_logits, check_floating
 from minimand._numerics import upcast
 from minimand.losses.loss import narrowed, reduce, spec_of
-from minimand.losses.score_difference import comp_sum_loss, composed_sum, exponent_cap, score_differences
+from minimand.losses.score_difference import COMP_SUM, comp_sum_loss, composed_sum, exponent_cap, score_differences
+from minimand.source import from_paper
 
 FIRST_STEP = 2.0  # in radii: the first steps may cross the ball, the last ones settle
 
 
+@from_paper(COMP_SUM)
 def smooth_adversarial_comp_sum(
     model: Callable[[Tensor], Tensor],
     inputs: Tensor,

@@ -20,12 +20,19 @@ from minimand._checks import (
 from minimand._numerics import upcast
 from minimand.hyper import HyperSpec, LogUniform
 from minimand.losses.loss import check_binary, loss_function, module_of, narrowed, spec_of
-from minimand.source import Source
+from minimand.source import Source, from_paper
 
-ANYLOSS = Source("AnyLoss", "Han, Moniz and Chawla", 2024, "2405.14745", "section 3")
+ANYLOSS = Source(
+    "AnyLoss: Transforming Classification Metrics into Loss Functions",
+    "Han, Moniz and Chawla",
+    2024,
+    "2405.14745",
+    "section 3",
+)
 AMPLIFICATION = HyperSpec(73.0, low=0.0, high=1e6, closed="right", search=LogUniform(4.0, 80.0))
 
 
+@from_paper(ANYLOSS)
 class SoftConfusion(NamedTuple):
     """Soft counts of true positives, false negatives, false positives and true negatives, each a scalar.
 
@@ -42,6 +49,7 @@ MetricName = Literal["accuracy", "f1", "f_beta", "g_mean", "balanced_accuracy", 
 Empty = Literal["neutral", "raise"]
 
 
+@from_paper(ANYLOSS)
 def soft_confusion(
     logits: Tensor, target: Tensor, amplification: float | Tensor = 73.0, weights: Tensor | None = None
 ) -> SoftConfusion:
@@ -77,6 +85,7 @@ def soft_confusion(
     return _counts(from_half, label, amplification, weights)
 
 
+@from_paper(ANYLOSS)
 def soft_confusion_from_probs(
     probs: Tensor, target: Tensor, amplification: float | Tensor = 73.0, weights: Tensor | None = None
 ) -> SoftConfusion:

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from minimand._checks import is_concrete
+from minimand.losses.score_difference import COMP_SUM
+from minimand.source import from_paper
 
 BISECTIONS = 64  # halves [0, 1] down to float64's resolution
 LOGISTIC_WITHIN = 1e-7  # |tau - 1| under which the formulas at tau != 1 lose more digits than the limit does
 
 
+@from_paper(COMP_SUM)
 def comp_sum_bound(gap: float | Tensor, tau: float, num_classes: int) -> Tensor:
     """Gamma_tau(gap): the 0-1 regret that a comp-sum regret of ``gap`` still allows.
 

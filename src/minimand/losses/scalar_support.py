@@ -15,7 +15,13 @@ from minimand.hyper import HyperSpec, Uniform
 from minimand.losses.loss import LossSpec, narrowed, reduce
 from minimand.source import Source
 
-HL_GAUSS = Source("Stop Regressing", "Farebrother et al.", 2024, "2403.03950", "section 3.1")
+HL_GAUSS = Source(
+    "Stop Regressing: Training Value Functions via Classification for Scalable Deep RL",
+    "Farebrother et al.",
+    2024,
+    "2403.03950",
+    "section 3.1",
+)
 
 
 @dataclass(frozen=True)

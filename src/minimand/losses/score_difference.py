@@ -17,9 +17,27 @@ from minimand.hyper import HyperSpec, LogUniform, Uniform
 from minimand.losses.loss import loss_function, module_of, narrowed, reduce, spec_of
 from minimand.source import Source
 
-COMP_SUM = Source("Cross-Entropy Loss Functions", "Mao, Mohri and Zhong", 2023, "2304.07288", "section 2")
-GCE = Source("Generalized Cross Entropy Loss", "Zhang and Sabuncu", 2018, "1805.07836", "section 3.2")
-LDR = Source("Label Distributionally Robust Losses", "Zhu, Ying and Yang", 2021, "2112.14869", "LDR-KL")
+COMP_SUM = Source(
+    "Cross-Entropy Loss Functions: Theoretical Analysis and Applications",
+    "Mao, Mohri and Zhong",
+    2023,
+    "2304.07288",
+    "section 2",
+)
+GCE = Source(
+    "Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels",
+    "Zhang and Sabuncu",
+    2018,
+    "1805.07836",
+    "section 3.2",
+)
+LDR = Source(
+    "Label Distributionally Robust Losses for Multi-class Classification: Consistency, Robustness and Adaptivity",
+    "Zhu, Ying and Yang",
+    2021,
+    "2112.14869",
+    "LDR-KL",
+)
 
 NEVER = -1e30  # the log of a sum of nothing, finite so that its gradient is 0 and not NaN
 SERIES_BELOW = 0.1  # where (e^x - 1) / x is summed as a series; ten terms reach float64 there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +20,10 @@ from minimand._checks import (
 from minimand._numerics import upcast
 from minimand.hyper import HyperSpec, LogUniform
 from minimand.losses.loss import REDUCTIONS, loss_function, narrowed, reduce, spec_of
-from minimand.losses.score_difference import score_differences, tempered_maximum
-from minimand.source import Source
+from minimand.losses.score_difference import LDR, score_differences, tempered_maximum
+from minimand.source import from_paper
 
-ALDR = Source("Label Distributionally Robust Losses", "Zhu, Ying and Yang", 2021, "2112.14869", "ALDR-KL")
+ALDR = replace(LDR, where="ALDR-KL")
 
 GRID = 8  # temperatures tried before refining; more than two maxima need many classes and alpha near 1
 REFINEMENTS = 8  # Newton steps; from a grid cell they reach float64's resolution in five or six
@@ -143,6 +144,7 @@ def _stiffness(lam0: Tensor, alpha: Tensor, num_classes: int) -> Tensor:
     return alpha * math.log(max(num_classes, 2)) / lam0
 
 
+@from_paper(ALDR)
 def normalise_logits(logits: Tensor) -> Tensor:
     """Scores divided by their row's mean size: s / mean_k |s_k|, in ``logits``'s type.
 
@@ -170,6 +172,7 @@ def _normalised(logits: Tensor) -> Tensor:
     return scores / size.clamp(min=torch.finfo(logits.dtype).eps)
 
 
+@from_paper(ALDR)
 class AdaptiveLDRLoss(nn.Module):
     """Module of :func:`adaptive_ldr_loss`, and the authors' training procedure where it keeps the temperatures.
 
