@@ -18,7 +18,12 @@ help:  ## list the targets
 
 .venv/dev: $(SOURCES)
 	$(PYTHON) -m venv .venv
-	$(PIP) -e ".[study,ray,dev]"
+	$(PIP) -e ".[study,ray,docs,dev]"
+	@touch $@ .venv/study .venv/docs
+
+.venv/docs: $(SOURCES)
+	$(PYTHON) -m venv .venv
+	$(PIP) -e ".[study,docs]"
 	@touch $@ .venv/study
 
 .venv/bench: .venv/dev
@@ -31,10 +36,11 @@ run: .venv/study  ## train several losses on digits with wrong labels and say wh
 test: .venv/dev browser  ## run the tests
 	$(BIN)/python -m pytest -n 2
 
-lint: .venv/dev  ## check style and types
+lint: .venv/dev  ## check style, types and that every claim's evidence is fresh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/minimand claims check
 
 format: .venv/dev  ## put the code in order
 	$(BIN)/ruff check --fix .
@@ -43,12 +49,15 @@ format: .venv/dev  ## put the code in order
 bench: .venv/bench  ## speed and memory beside peers; results go to benchmarks/results
 	cd benchmarks && ../$(BIN)/python trials.py && ../$(BIN)/python rules.py && ../$(BIN)/python startup.py
 
-# The report's tests open it in Chromium. Where no browser can be installed they are skipped and say so.
+docs: .venv/docs  ## build the documentation; open site/index.html, no server needed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+# The report's and the site's tests open them in Chromium. Where no browser can be installed they are skipped and say so.
 browser:
 	@command -v chromium chromium-browser google-chrome >/dev/null || \
 	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
-	  echo "no Chromium found: the report's browser tests will be skipped"
+	  echo "no Chromium found: the tests that need a browser will be skipped"
 
 clean:  ## remove the environment and caches
 	rm -rf .venv .pytest_cache .ruff_cache build dist site

@@ -369,11 +369,12 @@ def _ungrouped(group: Mapping[str, Any], rule: Rule) -> dict[str, Any]:
 
 EXAMPLE = """
     >>> import torch
-    >>> weight = torch.nn.Parameter(torch.ones(2, 2))
-    >>> optimizer = {}([weight], lr=0.1)
-    >>> weight.square().sum().backward()
+    >>> model = torch.nn.Linear(8, 3)
+    >>> optimizer = {}(model.parameters(), lr=1e-3)
+    >>> before = model.weight.clone()
+    >>> model(torch.randn(16, 8)).square().mean().backward()
     >>> optimizer.step()
-    >>> bool((weight < 1).all())
+    >>> bool((model.weight != before).any())
     True
     """
 

@@ -2,48 +2,17 @@
 
 from __future__ import annotations
 
-import ast
-import importlib
-import inspect
 from dataclasses import dataclass
-from functools import lru_cache
 from math import isfinite
 from typing import Any
 
-import minimand
 from minimand.claims import claim as claims
 from minimand.claims.claim import Claim
 from minimand.claims.evidence import Evidence, load
+from minimand.papers.parts import Part, parts_by_paper
 from minimand.papers.rows import Row, row, rows
-from minimand.source import Source, source_of
 
-USUAL = {"math": "import math", "torch": "import torch", "nn": "from torch import nn"}
 STATUSES = ("holds", "fails", "undecided", "stale", "unmeasured", "part", "planned")
-
-
-@dataclass(frozen=True)
-class Part:
-    """A public name that implements a paper, such as ``minimand.losses.comp_sum_loss``."""
-
-    module: str
-    name: str
-    what: Any
-
-    @property
-    def path(self) -> str:
-        """Where it is imported from."""
-        return f"{self.module}.{self.name}"
-
-    @property
-    def summary(self) -> str:
-        """The first line of its docstring."""
-        return (inspect.getdoc(self.what) or "").partition("\n")[0]
-
-    @property
-    def example(self) -> str:
-        """The example in its docstring, as Python; empty where there is none."""
-        lines = (inspect.getdoc(self.what) or "").splitlines()
-        return "\n".join(line[4:] for line in lines if line.startswith((">>> ", "... ")))
 
 
 @dataclass(frozen=True)
@@ -64,12 +33,8 @@ class Entry:
 
     @property
     def snippet(self) -> str:
-        """Python that imports the first of its parts that has an example, and runs that; empty where none has."""
-        for part in self.parts:
-            if part.example:
-                own = f"from {part.module} import {part.name}"
-                return "\n".join([*_imports(part.example), own, "", _printing(part.example)])
-        return ""
+        """The program of the first of its parts that has one; empty where none has."""
+        return next((part.snippet for part in self.parts if part.snippet), "")
 
     @property
     def missing(self) -> list[str]:
@@ -113,19 +78,6 @@ class Entry:
         return {**found, "threshold": bound, "threshold_text": headline.text, "stale": stale}
 
 
-@lru_cache
-def parts_by_paper() -> dict[str, tuple[Part, ...]]:
-    """{arXiv number: the public names that declare it as their source}, in their rooms' order."""
-    found: dict[str, list[Part]] = {}
-    for room in minimand.ROOMS:
-        module = importlib.import_module(f"minimand.{room}")
-        for name in module.__all__:
-            source = source_of(getattr(module, name))
-            if isinstance(source, Source) and source.arxiv:
-                found.setdefault(source.arxiv, []).append(Part(module.__name__, name, getattr(module, name)))
-    return {arxiv: tuple(parts) for arxiv, parts in found.items()}
-
-
 def entry(slug: str) -> Entry:
     """The entry of a slug. ValueError for one that is not there, with the nearest."""
     return _entry(row(slug))
@@ -134,27 +86,6 @@ def entry(slug: str) -> Entry:
 def entries() -> list[Entry]:
     """All entries, in the catalogue's order."""
     return [_entry(each) for each in rows()]
-
-
-def _imports(example: str) -> list[str]:
-    """The imports that an example in a docstring takes from its module."""
-    free = {node.id for node in ast.walk(ast.parse(example)) if isinstance(node, ast.Name)}
-    made = {name.id for name in ast.walk(ast.parse(example)) if isinstance(name, ast.Name) and _is_stored(name)}
-    imported = [line for line in example.splitlines() if line.startswith(("import ", "from "))]
-    return [line for name, line in USUAL.items() if name in free - made and line not in imported]
-
-
-def _is_stored(name: ast.Name) -> bool:
-    return isinstance(name.ctx, ast.Store)
-
-
-def _printing(example: str) -> str:
-    """An example whose last line, where it is an expression, is printed."""
-    last = ast.parse(example).body[-1]
-    if not isinstance(last, ast.Expr):
-        return example
-    lines = example.splitlines()
-    return "\n".join([*lines[: last.lineno - 1], f"print({ast.unparse(last.value)})"])
 
 
 def _entry(each: Row) -> Entry:

@@ -14,7 +14,7 @@ from minimand.papers.entries import Entry, entries
 
 By = Literal["words", "meaning"]
 BRITISH = re.compile(r"is(e|es|ed|er|ers|ing|ation|ations)\b")
-TITLE, PARTS = 2, 2  # how often titles and part names count beside a description
+TITLE = 2  # how often a title counts beside a description
 IMPORTABLE = 1.25  # what counts for more: the reader looks for something to use
 
 
@@ -52,9 +52,18 @@ def _by_meaning(query: str, found: Sequence[Entry]) -> np.ndarray:
 
 def text_of(entry: Entry) -> str:
     """What the words of a question are looked for in."""
-    names = [name for part in entry.parts for name in (part.name, part.name.replace("_", " "))]
+    names = dict.fromkeys(word for part in entry.parts for word in part.name.split("_"))
     title = [entry.row.title, entry.row.slug.replace("-", " ")]
-    return " ".join([*title * TITLE, entry.row.description, *entry.row.keywords, *names * PARTS, entry.row.room])
+    return " ".join(
+        [
+            *title * TITLE,
+            entry.row.description,
+            *entry.row.keywords,
+            *names,
+            *(part.name for part in entry.parts[:1]),
+            entry.row.room,
+        ]
+    )
 
 
 def _tokens(texts: Sequence[str]) -> list[list[str]]:

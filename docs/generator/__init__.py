@@ -1,0 +1,1 @@
+"""Makes pages of the documentation from what the code declares."""
