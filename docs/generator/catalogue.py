@@ -28,12 +28,12 @@ line: `minimand papers imbalanced data`, `minimand papers show anyloss`.
 
 def page(entries: Sequence[Entry]) -> str:
     """The page as Markdown."""
-    return f"{TOP.format(count=len(entries))}\n{_filters(entries)}\n{_table(entries)}\n"
+    return f"{TOP.format(count=len(entries))}\n{_filters(entries)}\n{_table(_by_status(entries))}\n"
 
 
 def room_list(room: str, entries: Sequence[Entry]) -> str:
     """A room's papers as a list, those with most to show first."""
-    found = sorted((each for each in entries if each.row.room == room), key=lambda each: STATUSES.index(each.status))
+    found = _by_status([each for each in entries if each.row.room == room])
     planned = [each for each in found if each.status == "planned"]
     there = _list(each for each in found if each not in planned)
     more = f"<details><summary>{len(planned)} planned</summary>{_list(planned)}</details>" if planned else ""
@@ -46,6 +46,11 @@ def _list(entries: Iterable[Entry]) -> str:
         for each in entries
     )
     return f'<ul class="papers">{items}</ul>' if items else ""
+
+
+def _by_status(entries: Sequence[Entry]) -> list[Entry]:
+    """Those with most to show first."""
+    return sorted(entries, key=lambda each: STATUSES.index(each.status))
 
 
 def _filters(entries: Sequence[Entry]) -> str:
