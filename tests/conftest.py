@@ -31,6 +31,14 @@ def _seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batched trainers trace their step, as in longer runs, however few the steps."""
+    from minimand.optim import trainer
+
+    monkeypatch.setattr(trainer, "TRACED_FROM", 0)
+
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # Without these Chromium looks for updates and the like; the pages themselves must need no network.
 BROWSER_OPTIONS = [

@@ -49,6 +49,7 @@ def contract() -> Iterator[Any]:
         yield pytest.param(sample, check, id=f"{sample.name}-{check.__name__}", marks=marks)
 
 
+@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize(("sample", "check"), list(contract()))
 def test_contract(sample: Any, check: Callable[[Any], None]) -> None:
     check(sample)

@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-from minimand.optim import trainer
 from minimand.study.choices import make_method
 from minimand.study.engines import batched
 from minimand.study.engines.batched import BatchedEngine
@@ -24,11 +23,7 @@ from minimand.study.training import Recipe, train
 from minimand.study.trial import Budget, Trial
 from tests.study.examples import QUICK, Normalised, blobs, curve, job, run
 
-
-@pytest.fixture(autouse=True)
-def _traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in longer runs."""
-    monkeypatch.setattr(trainer, "TRACED_FROM", 0)
+pytestmark = pytest.mark.usefixtures("traced")
 
 
 def assert_alike(result, oracle) -> None:

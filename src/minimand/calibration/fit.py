@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minimand._checks import check_choice, check_class_logits, check_floating, check_indices, check_no_nan
+from minimand._numerics import upcast
 from minimand.calibration.correctness import correctness_loss
 from minimand.calibration.h_calibration import h_calibration_loss
 from minimand.calibration.isotonic import IsotonicCalibration
 from minimand.calibration.maps import MonotoneMap, TemperatureScaling, VectorScaling
-from minimand.losses.loss import LossModule, loss_function, narrowed
+from minimand.losses.loss import LossModule, loss_function, narrowed, reduce
 from minimand.source import Source
 
 LIKELIHOOD = Source("Rational Decisions", "Good", 1952)
@@ -52,11 +53,10 @@ def nll(logits: Tensor, target: Tensor) -> Tensor:
     tensor(0.6931)
     """
     logits, target = check_class_logits(logits, target)
-    each = F.cross_entropy(logits.float() if logits.dtype in _NARROW else logits, target, reduction="none")
-    return narrowed(each.sum() / max(len(each), 1), logits.dtype)
+    each = F.cross_entropy(upcast(logits), target, reduction="none")
+    return narrowed(reduce(each, "mean"), logits.dtype)
 
 
-_NARROW = (torch.float16, torch.bfloat16)
 SMOOTH: tuple[Callable[..., Any], ...] = (nll, correctness_loss, F.cross_entropy)
 
 

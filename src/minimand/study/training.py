@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from minimand.calibration import calibrate
-from minimand.hyper import HyperSpec
 from minimand.optim import RuleOptimizer
 from minimand.optim.rule import FALLBACK, Rule, events
 from minimand.study.method import Method, Penalty
@@ -103,23 +102,16 @@ class Recipe:
         """What the learning rate is multiplied by at ``step``, which counts from 0."""
         return self.method.choices["schedule"].value(step, self.budget.steps)
 
-    def hypers(self, axis: str, trial: Trial) -> dict[str, float]:
+    def hypers(self, axis: str, trial: Trial | None = None) -> dict[str, float]:
         """Every number of an axis's choice under its plain name: the trial's, or the default."""
-        declared = self._numbers(axis)
-        return {name: trial.hypers.get(f"{axis}.{name}", spec.default) for name, spec in declared.items()}
+        choice, given = self.method.choices.get(axis), {} if trial is None else trial.hypers
+        declared = {} if choice is None else choice.hypers
+        return {name: given.get(f"{axis}.{name}", spec.default) for name, spec in declared.items()}
 
     def charged(self, trial: Trial | None = None) -> dict[str, float]:
         """The numbers of the loss under their names and those of the penalty under ``penalty.``; or their defaults."""
-        found = {}
-        for axis, prefix in (("loss", ""), ("penalty", PENALTY)):
-            default = {name: spec.default for name, spec in self._numbers(axis).items()}
-            own = default if trial is None else self.hypers(axis, trial)
-            found |= {f"{prefix}{name}": value for name, value in own.items()}
-        return found
-
-    def _numbers(self, axis: str) -> Mapping[str, HyperSpec]:
-        choice = self.method.choices.get(axis)
-        return {} if choice is None else choice.hypers
+        penalty = {f"{PENALTY}{name}": value for name, value in self.hypers("penalty", trial).items()}
+        return {**self.hypers("loss", trial), **penalty}
 
     @property
     def penalty(self) -> Penalty | None:
