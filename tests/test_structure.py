@@ -32,6 +32,7 @@ WHEN_USED = {
     "divergences": {"scipy", "ot"},
     "losses": {"scipy"},
     "calibration": {"sklearn", "scipy"},
+    "optim": {"botorch", "gpytorch", "curvlinops", "scipy"},
 }
 PARTS = [name for name in ALLOWED if name not in ("study", "claims", "papers", "cli", "__main__")]
 
