@@ -9,7 +9,7 @@ from torch import nn
 
 from minimand import optim
 from minimand.hyper import HyperSpec
-from minimand.optim import RuleOptimizer, rules
+from minimand.optim import RuleOptimizer, in_place, rules
 from minimand.optim.rule import Rule, learning_rate, nonnegative, weight_decay, zeros_like
 from minimand.source import Source
 
@@ -310,3 +310,21 @@ def test_a_step_sees_what_changed_between_steps(change):
     ours, theirs = run(lambda p: optim.AdamW(p, lr=0.1)), run(lambda p: torch.optim.AdamW(p, lr=0.1))
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_many_large_tensors_are_stepped_by_one_compiled_call(monkeypatch):
+    monkeypatch.setattr(in_place, "TOGETHER", 3)
+    monkeypatch.setattr(in_place, "SMALL", 8)
+    sizes = (16, 16, 24, 10, 40, 12, 3, 9)  # two calls of three, one of one and a small tensor
+    results = []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        params = [nn.Parameter(torch.randn(size)) for size in sizes]
+        optimizer = optim.Lion(params, lr=0.1, compile=compile)
+        for turn in range(3):
+            for param in params:
+                param.grad = torch.randn_like(param)
+            with torch.compiler.set_stance("fail_on_recompile" if turn > 1 else "default"):
+                optimizer.step()
+        results.append(torch.cat([param.detach() for param in params]))
+    torch.testing.assert_close(results[1], results[0])

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from minimand._numerics import upcast
+from minimand.optim.fuse import fused
 from minimand.optim.hoist import Hoisted, compiled
 from minimand.optim.rule import Hyper, Rule, State
 
 SMALL = 1 << 16  # entries: below, a call costs more than its work, so such tensors are stepped as one
 BLOCK = 1 << 18  # entries: a block's dozen passes, uncompiled, stay in the processor's cache
+TOGETHER = 16  # large tensors that one compiled call steps: a call, and its fork and join, cost as much as one's work
 
 
 class InPlaceStep:
@@ -32,20 +36,31 @@ class InPlaceStep:
             example = [torch.zeros(4, dtype=t.dtype, device=t.device) for t in example]
         self.hoisted = Hoisted(self._program, self._scalars(hyper, state), example)
         numbers = self.hoisted.numbers(self._scalars(hyper, state))[1]
-        self.packs = compile and len(numbers) > 0 and all(n.ndim == 0 and n.dtype == torch.float64 for n in numbers)
-        program = self.hoisted.in_place(len(example) - 1, packed=self.packs).forward
-        self.body: Callable[..., Any] = compiled(program, dynamic=by_element) if compile else program
+        plain = all(n.ndim == 0 and n.dtype == torch.float64 for n in numbers)
+        self.packs = compile and len(numbers) > 0 and plain
+        graph = self.hoisted.in_place(len(example) - 1, packed=self.packs)
+        self.program: Callable[..., Any] = (fused(graph, example) if plain and not compile else graph).forward
+        self.body = compiled(self.program, dynamic=by_element) if compile else self.program
+        self.joins = compile and by_element
+        self.joint: Callable[..., Any] | None = None  # of TOGETHER tensors, compiled when so many come
+        self.example, self.dtype = example, upcast(param).dtype
 
     def numbers(self, hyper: Hyper, state: State) -> tuple[State, list[Tensor]]:
         """What is the same for every tensor: the next step counter, and the numbers that ``run`` takes."""
         outputs, numbers = self.hoisted.numbers(self._scalars(hyper, state))
         if self.packs:
-            numbers = [torch.stack(numbers)]  # one argument to check a call instead of nine
+            # One argument to check a call instead of nine, and no conversion for every sixteen entries.
+            numbers = [torch.stack(numbers).to(self.dtype)]
         return ({"step": outputs[0]} if self.counts else {}), numbers
 
     def run(self, calls: Sequence[Sequence[Tensor]], numbers: Sequence[Tensor]) -> None:
         """Step each of ``calls``, (parameter, *states, gradient), in place."""
-        for call in calls:
+        together = len(calls) // TOGETHER * TOGETHER if self.joins else 0
+        if together and self.joint is None:
+            self.joint = _together(self.program, self.example, numbers)
+        for i in range(0, together, TOGETHER):
+            cast(Callable[..., Any], self.joint)(*itertools.chain(*calls[i : i + TOGETHER]), *numbers)
+        for call in calls[together:]:
             self.body(*call, *numbers)
 
     def _program(self, scalars: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -62,6 +77,21 @@ class InPlaceStep:
     def _scalars(self, hyper: Hyper, state: State) -> list[Tensor]:
         numbers = [hyper[name] for name in self.hyper_names]
         return [*numbers, state["step"]] if self.counts else numbers
+
+
+def _together(program: Callable[..., Any], like: Sequence[Tensor], numbers: Sequence[Tensor]) -> Callable[..., Any]:
+    """``program`` over ``TOGETHER`` vectors and what belongs to each, compiled as one for any sizes."""
+
+    def steps(*args: Tensor) -> None:
+        last = TOGETHER * len(like)
+        for i in range(0, last, len(like)):
+            program(*args[i : i + len(like)], *args[last:])
+
+    joint = compiled(steps, dynamic=True)
+    # Sizes that differ at the first call are free ever after; such as are worth a second thread.
+    sizes = range(SMALL, SMALL + TOGETHER)
+    joint(*(torch.zeros(size, dtype=t.dtype, device=t.device) for size in sizes for t in like), *numbers)
+    return joint
 
 
 class Vectors:

@@ -198,7 +198,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _program(self, event: Event, value: Tensor, grad: Tensor, state: State, hyper: Hyper) -> InPlaceStep:
         shape = None if event.rule.event == "element" else value.shape
-        key = (event.rule, value.dtype, grad.dtype, value.device, shape)
+        key = (event.rule, value.dtype, grad.dtype, value.device, shape, *hyper)
         if key not in self._programs:
             self._programs[key] = InPlaceStep(event.rule, value, grad, state, hyper, self.compile)
         return self._programs[key]
@@ -288,7 +288,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _hyper(self, group: dict[str, Any], device: torch.device) -> Hyper:
         where = device if self.capturable else torch.device("cpu")
-        return {name: self._number(value, where) for name, value in _ungrouped(group, self.rule).items()}
+        numbers = _ungrouped(group, self.rule)
+        return {name: self._number(value, where) for name, value in numbers.items() if not _is_no_decay(name, value)}
 
     def _number(self, value: float | Tensor, device: torch.device) -> Tensor:
         if isinstance(value, Tensor):
@@ -320,6 +321,10 @@ class _Plan:
             vectors is None or vectors.stand([state.get(event.names[0]) for event in bucket])
             for bucket, vectors in self.buckets
         )
+
+
+def _is_no_decay(name: str, value: float | Tensor) -> bool:
+    return name.endswith("weight_decay") and not isinstance(value, Tensor) and value == 0
 
 
 def _gradient(param: Tensor, maximize: bool) -> Tensor:

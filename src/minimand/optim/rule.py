@@ -36,7 +36,8 @@ class Rule:
     are float32; the step is finite for zero, empty, 1 x 1 and 1e30-sized gradients, and zero for ``lr=0``.
 
     ``decay="decoupled"`` subtracts ``lr * weight_decay * param`` from the parameter as AdamW does, measured before
-    the step; ``decay="l2"`` adds ``weight_decay * param`` to the gradient.
+    the step; ``decay="l2"`` adds ``weight_decay * param`` to the gradient. A decay of nought may be left out of the
+    numbers, which saves its passes over memory.
     """
 
     event: ClassVar[Literal["element", "tensor", "matrix", "vector"]] = "element"
@@ -83,11 +84,11 @@ class Rule:
         """The step to add to ``param``, and the next state."""
         wide = upcast(param)
         grad = upcast(grad)
-        if self.decay == "l2":
+        if self.decay == "l2" and "weight_decay" in hyper:
             grad = grad + hyper["weight_decay"] * wide
         u, state = self.direction(grad, state, wide, hyper)
         step = -hyper["lr"] * u
-        if self.decay == "decoupled" and "weight_decay" in self.hypers:
+        if self.decay == "decoupled" and "weight_decay" in hyper:
             step = step - hyper["lr"] * hyper["weight_decay"] * wide
         return step.to(param.dtype), state
 

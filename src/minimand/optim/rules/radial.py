@@ -40,11 +40,12 @@ class Projected(Rule):
 
     def update(self, grad: Tensor, state: State, param: Tensor, hyper: Hyper) -> tuple[Tensor, State]:
         wide, grad = upcast(param), upcast(grad)
-        decayed = grad + hyper["weight_decay"] * wide if self.decay == "l2" else grad
+        decays = "weight_decay" in hyper
+        decayed = grad + hyper["weight_decay"] * wide if decays and self.decay == "l2" else grad
         u, state = self.direction(decayed, state, wide, hyper)
         u, projected = radial_projection(u, wide, grad, hyper["delta"])
         step = -hyper["lr"] * u
-        if self.decay == "decoupled":
+        if decays and self.decay == "decoupled":
             ratio = torch.where(projected, hyper["wd_ratio"], 1.0) * self.decay_factor(hyper)
             step = step - hyper["lr"] * hyper["weight_decay"] * ratio * wide
         return step.to(param.dtype), state
