@@ -158,7 +158,7 @@ def test_complex_parameters_are_stepped_as_pairs_of_reals():
         (lambda p: optim.Muon(p, adjust_lr="fast"), "adjust_lr must be one of 'original', 'match_rms_adamw'"),
         (lambda p: optim.AdamW(p, decay="none"), "decay must be one of 'decoupled', 'l2'; got 'none'"),
         (lambda p: optim.LionK(p, kernel="l3"), "kernel must be one of"),
-        (lambda p: optim.Muon(p, foreach=True), "foreach must be False or None for Muon"),
+        (lambda p: optim.AdaGradNorm(p, foreach=True), "foreach must be False or None for AdaGradNorm"),
         (lambda p: optim.AdamW(p, differentiable=True), "differentiable must be False"),
         (lambda p: optim.AdamW(p, lr=torch.tensor(0.1), foreach=True), "needs capturable=True"),
         (lambda p: optim.AdamW([{"params": p, "lr": torch.ones(2)}]), "floats or 0-d tensors"),
@@ -310,6 +310,20 @@ def test_a_step_sees_what_changed_between_steps(change):
     ours, theirs = run(lambda p: optim.AdamW(p, lr=0.1)), run(lambda p: torch.optim.AdamW(p, lr=0.1))
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in rules.RULES if rule.event == "matrix"])
+def test_matrices_of_one_shape_are_stepped_as_a_batch(rule):
+    results = []
+    for foreach in (False, True):
+        torch.manual_seed(0)
+        shapes = ((3, 4), (4, 3), (3, 4), (3, 2, 2), (5,), (5,))  # a kernel (3, 2, 2) is a matrix (3, 4)
+        params = [nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in shapes]
+        optimizer = RuleOptimizer(params, rule(), foreach=foreach, weight_decay=0.1)
+        train(optimizer, params, 4)
+        states = [value.flatten() for param in params for value in optimizer.state[param].values()]
+        results.append(torch.cat([*(param.detach().flatten() for param in params), *states]))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-9)
 
 
 def test_many_large_tensors_are_stepped_by_one_compiled_call(monkeypatch):

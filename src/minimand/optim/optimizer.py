@@ -25,7 +25,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             ``matrix=False`` to keep its parameters from a matrix rule.
         rule: the update rule.
         maximize: climb instead of descend; weight decay still shrinks.
-        foreach: step many parameters by one call; None does so on accelerators. Element rules only.
+        foreach: step many parameters by one call: those of an element rule as a list, of a matrix rule stacked with
+            others of their shape. None does so on accelerators.
         capturable: keep step counters on the device and in place, so that a step can be captured in a graph.
         compile: compile the step. The first step takes seconds; changing ``lr`` does not compile again.
         hypers: the rule's numbers, as floats or 0-d tensors; ``beta1`` and ``beta2`` may be given as ``betas``.
@@ -58,8 +59,9 @@ class RuleOptimizer(torch.optim.Optimizer):
             raise TypeError(f"rule must be a minimand.optim.Rule; got {type(rule).__name__}")
         if differentiable:
             raise ValueError("differentiable must be False; to differentiate through a step call rule.update itself")
-        if foreach and rule.event != "element":
-            raise ValueError(f"foreach must be False or None for {type(rule).__name__}: it does not act by element")
+        if foreach and rule.event not in ("element", "matrix"):
+            kind = type(rule).__name__
+            raise ValueError(f"foreach must be False or None for {kind}: it acts neither by element nor on matrices")
         self.rule = rule
         defaults = {**_grouped(rule.defaults()), "matrix": True, "maximize": maximize}
         unknown = [name for name in hypers if name not in defaults and name not in rule.hypers]
@@ -169,9 +171,10 @@ class RuleOptimizer(torch.optim.Optimizer):
                 for event in bucket if counter else ():
                     self._store(event.names[0], counter)
             elif len(bucket) > 1:
-                self._step_foreach(bucket, plan.values, grads, hyper)
-            elif self.compile:
-                self._step_compiled(bucket[0], plan.values, grads, hyper)
+                step = self._step_foreach if bucket[0].rule.event == "element" else self._step_stacked
+                step(bucket, plan.values, grads, hyper)
+            elif self.compile or bucket[0].rule.event == "matrix":
+                self._step_traced(bucket[0], plan.values, grads, hyper)
             else:
                 self._step_one(bucket[0], plan.values, grads, hyper)
             for event in bucket:
@@ -226,7 +229,25 @@ class RuleOptimizer(torch.optim.Optimizer):
             # The counter is one tensor for all: rules never write into a state.
             self._store(lead, {name: v.tensors[i] if isinstance(v, TensorList) else v for name, v in joint.items()})
 
-    def _step_compiled(self, event: Event, values: Any, grads: Any, hyper: Hyper) -> None:
+    def _step_stacked(self, bucket: Sequence[Event], values: Any, grads: Any, hyper: Hyper) -> None:
+        """All events of a bucket, matrices of one shape, as a batch."""
+        states = [self._state(event, values) for event in bucket]
+        shared = {name: state for name, state in states[0].items() if name == "step"}
+        own = {name: torch.stack([state[name] for state in states]) for name in states[0] if name not in shared}
+        update = torch.func.vmap(
+            lambda grad, state, param: bucket[0].rule.update(grad, {**state, **shared}, param, hyper),
+            out_dims=cast(Any, (0, {name: None if name in shared else 0 for name in states[0]})),
+            randomness="different",
+        )
+        packed = [torch.stack([event.pack(tensors) for event in bucket]) for tensors in (grads, values)]
+        steps, stacked = update(packed[0], own, packed[1])
+        for i, event in enumerate(bucket):
+            for param, part in event.unpack(steps[i], _shapes(values)).items():
+                values[param].add_(part)
+            lead = event.names[0]
+            self._store(lead, {name: v if name in shared else v[i].clone() for name, v in stacked.items()})
+
+    def _step_traced(self, event: Event, values: Any, grads: Any, hyper: Hyper) -> None:
         lead, state = event.names[0], self._state(event, values)
         value, grad = event.pack(values), event.pack(grads)
         program = self._program(event, value, grad, state, hyper)
@@ -246,8 +267,10 @@ class RuleOptimizer(torch.optim.Optimizer):
             if lead not in self._counts:
                 self._counts[lead] = int(state.get("step", 0))
             in_vectors = self._use_vectors(event, state)
-            joint = in_vectors or (event.rule.event == "element" and self._use_foreach(lead))
-            alike = (event.rule, event.is_fallback, lead.dtype, lead.grad.dtype, lead.device, self._counts[lead])
+            by_matrix = event.rule.event == "matrix" and not self.compile
+            joint = in_vectors or ((event.rule.event == "element" or by_matrix) and self._use_foreach(lead))
+            shape = event.pack(values).shape if by_matrix else None
+            alike = (event.rule, event.is_fallback, lead.dtype, lead.grad.dtype, lead.device, self._counts[lead], shape)
             buckets[(in_vectors, alike) if joint else i].append(event)
         return list(buckets.values())
 
