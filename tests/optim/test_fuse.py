@@ -12,7 +12,7 @@ from minimand.optim import fuse, rules
 from minimand.optim.fuse import fused
 from minimand.optim.in_place import InPlaceStep
 
-TENSORS, NUMBERS = 4, 3
+TENSORS = 4
 
 
 def arbitrary(seed: int):
@@ -20,7 +20,7 @@ def arbitrary(seed: int):
     draw = random.Random(seed)
 
     def program(*args):
-        values, numbers = list(args[:TENSORS]), args[TENSORS:]
+        values, column, numbers = list(args[:TENSORS]), args[TENSORS], args[TENSORS + 1 :]
         for _ in range(draw.randint(3, 12)):
             x, y, s = draw.choice(values), draw.choice(values), draw.choice(numbers)
             values.append(
@@ -34,9 +34,12 @@ def arbitrary(seed: int):
                         lambda x, y, s: x + s * (y / (x.abs() + 1)),
                         lambda x, y, s: s * x,
                         lambda x, y, s: x.sigmoid() * y,
+                        lambda x, y, s: column * y + x * column,
+                        lambda x, y, s: x - y.square(),
+                        lambda x, y, s: y / (x.abs() + 1) + x,
                         lambda x, y, s: (x.abs() + 1).sqrt(),
                         lambda x, y, s: x.clone(),
-                        lambda x, y, s: x.reshape(2, -1).flip(0).reshape(-1) + y,
+                        lambda x, y, s: x.reshape(3, 2).flip(0).reshape(2, 3) + y,
                     ]
                 )(x, y, s)
             )
@@ -50,12 +53,12 @@ def arbitrary(seed: int):
 
 @pytest.mark.parametrize("seed", range(60))
 def test_fused_programs_do_what_the_program_does(seed):
-    tensors = [torch.randn(6, dtype=torch.float64) for _ in range(TENSORS)]
-    numbers = [torch.tensor(x, dtype=torch.float64) for x in (0.5, -1.25, 0.1)]
-    graph = make_fx(arbitrary(seed))(*[t.clone() for t in tensors], *numbers)
+    tensors = [torch.randn(2, 3, dtype=torch.float64) for _ in range(TENSORS)]
+    rest = [torch.randn(2, 1, dtype=torch.float64), *(torch.tensor(x, dtype=torch.float64) for x in (0.5, -1.25, 0.1))]
+    graph = make_fx(arbitrary(seed))(*[t.clone() for t in tensors], *rest)
     expected, found = ([t.clone() for t in tensors] for _ in range(2))
-    copy.deepcopy(graph)(*expected, *numbers)
-    fused(graph, tensors)(*found, *numbers)
+    copy.deepcopy(graph)(*expected, *rest)
+    fused(graph, [*tensors, *rest])(*found, *rest)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 

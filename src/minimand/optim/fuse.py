@@ -38,6 +38,8 @@ BY_ENTRY: dict[Any, Callable[..., Any]] = {
     aten.maximum.default: torch.maximum,
     aten.minimum.default: torch.minimum,
     aten.clamp.default: torch.clamp,
+    aten.clamp_min.default: torch.clamp_min,
+    aten.tanh.default: torch.tanh,
     aten.reciprocal.default: torch.reciprocal,
     torch.addcmul: torch.addcmul,
     torch.addcdiv: torch.addcdiv,
@@ -45,14 +47,15 @@ BY_ENTRY: dict[Any, Callable[..., Any]] = {
 
 
 def fused(program: fx.GraphModule, example: Sequence[Tensor]) -> fx.GraphModule:
-    """``program(*tensors, *numbers)``, which ends in copies over some of its tensors, in fewer passes.
+    """``program``, which ends in copies over some of its inputs, in fewer passes.
 
-    ``example`` are tensors of the shapes and dtypes to come.
+    ``example`` are inputs of the shapes and dtypes to come. Those that are 0-d and float64 are numbers.
     """
     graph = program.graph
-    numbers = [node for node in graph.nodes if node.op == "placeholder"][len(example) :]
-    ShapeProp(program).propagate(*(t.clone() for t in example), *(torch.ones((), dtype=torch.float64) for _ in numbers))
-    with graph.inserting_after(numbers[-1] if numbers else None):
+    ShapeProp(program).propagate(*(t.clone() for t in example))
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    numbers = [node for node, t in zip(inputs, example, strict=True) if t.ndim == 0 and t.dtype == torch.float64]
+    with graph.inserting_after(inputs[-1]):
         floats = {node: graph.call_method("item", (node,)) for node in numbers}
     _contract(graph, floats)
     graph.eliminate_dead_code()
@@ -63,7 +66,7 @@ def fused(program: fx.GraphModule, example: Sequence[Tensor]) -> fx.GraphModule:
 
 
 def _contract(graph: fx.Graph, numbers: dict[fx.Node, fx.Node]) -> None:
-    """x + s y and x - s y as one operator, with y a quotient or product too."""
+    """x + s y and x - s y as one operator, and so with y z or y / z in the place of y, with or without a number s."""
 
     def scaled(node: Any) -> tuple[fx.Node, fx.Node] | None:
         """(y, s) of a product s y that nobody else needs."""
@@ -80,36 +83,43 @@ def _contract(graph: fx.Graph, numbers: dict[fx.Node, fx.Node]) -> None:
         orders = [(node.args[0], node.args[1])]
         if node.target is ADD:
             orders.append((node.args[1], node.args[0]))
-        terms = [
-            (kept, other, *product) for kept, other in orders if (product := scaled(other)) and kept not in numbers
-        ]
-        if not terms:
+        found = []
+        for kept, other in orders:
+            product = scaled(other)
+            factor, number = product or (other, 1)
+            pair = _pair(factor, kept) if node.target is ADD or product is None else None
+            if kept not in numbers and (product or pair):
+                found.append((kept, other, factor, number, pair))
+        if not found:
             continue
-        # A factor that is itself a product or a quotient saves two passes.
-        pairs = [_pair(factor) if node.target is ADD else None for _, _, factor, _ in terms]
-        best = next((i for i, pair in enumerate(pairs) if pair), 0)
-        (kept, other, factor, number), pair = terms[best], pairs[best]
+        # A factor that is itself a product or a quotient saves one pass more.
+        kept, other, factor, number, pair = max(found, key=lambda f: (f[4] is not None) + (f[3] != 1))
         with graph.inserting_before(node):
             if pair is not None:
-                new = graph.call_function(pair[0], (kept, *pair[1:]), {"value": number})
+                value = number if node.target is ADD else -1
+                new = graph.call_function(pair[0], (kept, *pair[1:]), {"value": value})
             else:
                 new = graph.call_function(node.target, (kept, factor), {"alpha": number})
         new.meta = dict(node.meta)
         node.replace_all_uses_with(new)
-        for done in (node, other, *([factor] if pair is not None else [])):
-            graph.erase_node(done)
+        graph.erase_node(node)
+        graph.erase_node(other)
+        if pair is not None and factor is not other:
+            graph.erase_node(factor)
 
 
-def _pair(node: Any) -> tuple[Callable[..., Any], Any, Any] | None:
-    """The operator that adds a multiple of this product or quotient, and its two terms."""
+def _pair(node: Any, kept: Any) -> tuple[Callable[..., Any], Any, Any] | None:
+    """The operator that adds a multiple of this product or quotient to ``kept``, and its two terms."""
     if not isinstance(node, fx.Node) or len(node.users) != 1 or node.kwargs:
         return None
-    if node.target is POW and node.args[1] == 2:
-        return torch.addcmul, node.args[0], node.args[0]
-    is_pair = node.target in (MUL, DIV) and all(
-        isinstance(a, fx.Node) and _layout(a) == _layout(node) for a in node.args
-    )
-    return (torch.addcmul if node.target is MUL else torch.addcdiv, *node.args) if is_pair else None  # type: ignore[return-value]
+    square = node.target is POW and node.args[1] == 2
+    if not square and node.target not in (MUL, DIV):
+        return None
+    terms = (node.args[0], node.args[0]) if square else node.args
+    dtypes = {_layout(term)[0] if isinstance(term, fx.Node) else None for term in (node, kept, *terms)}
+    if len(dtypes) != 1 or None in dtypes:
+        return None
+    return torch.addcdiv if node.target is DIV else torch.addcmul, *terms  # type: ignore[return-value]
 
 
 def _place(graph: fx.Graph) -> None:
@@ -160,6 +170,6 @@ def _place(graph: fx.Graph) -> None:
         node.kwargs = arguments
 
 
-def _layout(node: fx.Node) -> Any:
+def _layout(node: fx.Node) -> tuple[Any, Any]:
     meta = node.meta.get("tensor_meta")
-    return (meta.dtype, meta.shape) if meta is not None else None
+    return (meta.dtype, meta.shape) if meta is not None else (None, None)

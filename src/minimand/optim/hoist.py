@@ -65,9 +65,9 @@ class Hoisted:
         )
 
     def in_place(self, targets: int, packed: bool = False) -> fx.GraphModule:
-        """The body with its outputs written over its inputs: output i over the i-th of ``targets`` inputs.
+        """The body with its first outputs written over its inputs: output i over the i-th of ``targets`` inputs.
 
-        ``packed`` takes the prelude's values, 0-d and of one dtype, as one vector.
+        Further outputs are returned. ``packed`` takes the prelude's values, 0-d and of one dtype, as one vector.
         """
         graph = fx.Graph()
         inputs = [node for node in self.body.graph.nodes if node.op == "placeholder"]
@@ -80,9 +80,10 @@ class Hoisted:
             numbers = [graph.placeholder(node.name) for node in shared]
         values = dict(zip([*own, *shared], [*tensors, *numbers], strict=True))
         outputs = graph.graph_copy(self.body.graph, values)
-        for old, new in zip(tensors[:targets], cast(list[fx.Node], outputs), strict=True):
+        results = list(cast(Sequence[fx.Node], outputs))
+        for old, new in zip(tensors[:targets], results[:targets], strict=True):
             graph.call_function(torch.ops.aten.copy_.default, (old, new))
-        graph.output(())
+        graph.output(tuple(results[targets:]))
         module = fx.GraphModule(self.body, graph)
         module.recompile()
         return module

@@ -39,7 +39,7 @@ class InPlaceStep:
         plain = all(n.ndim == 0 and n.dtype == torch.float64 for n in numbers)
         self.packs = compile and len(numbers) > 0 and plain
         graph = self.hoisted.in_place(len(example) - 1, packed=self.packs)
-        self.program: Callable[..., Any] = (fused(graph, example) if plain and not compile else graph).forward
+        self.program: Callable[..., Any] = (graph if compile else fused(graph, [*example, *numbers])).forward
         self.body = compiled(self.program, dynamic=by_element) if compile else self.program
         self.joins = compile and by_element
         self.joint: Callable[..., Any] | None = None  # of TOGETHER tensors, compiled when so many come

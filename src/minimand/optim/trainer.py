@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from minimand.hyper import as_hyper
+from minimand.optim.fuse import fused
 from minimand.optim.hoist import Hoisted, compiled
 from minimand.optim.rule import FALLBACK, Rule, State, events
 
@@ -262,20 +263,20 @@ class _Program:
             large = [*(params[k] for k in self.param_names), *(state[k] for k in self.tensor_states), loss]
             return [*large, *(state[k] for k in self.scalar_states)]
 
-        self.hoisted = Hoisted(program, self._scalars(states, hypers), self._tensors(params, states, batch))
-        self.body: Callable[..., Any] = self.hoisted.body
-        if compile:
-            self.body = compiled(self.hoisted.body)
+        scalars, tensors = self._scalars(states, hypers), self._tensors(params, states, batch)
+        self.hoisted = Hoisted(program, scalars, tensors)
+        graph = self.hoisted.in_place(num_params + len(self.tensor_states))
+        if not compile:
+            graph = fused(graph, [*tensors, *self.hoisted.numbers(scalars)[1]])
+        self.body: Callable[..., Any] = compiled(graph.forward) if compile else graph.forward
 
     def __call__(
         self, params: Params, states: State, hypers: dict[str, Tensor], batch: tuple[Tensor, ...]
     ) -> tuple[Params, State, Tensor]:
+        """The step, taken in place: what comes back are the tensors given, counters and the loss apart."""
         scalar_outputs, numbers = self.hoisted.numbers(self._scalars(states, hypers))
-        outputs = self.body(*self._tensors(params, states, batch), *numbers)
-        split = len(self.param_names)
-        new_states = dict(zip(self.tensor_states, outputs[split:-1], strict=True))
-        new_states.update(zip(self.scalar_states, scalar_outputs, strict=True))
-        return dict(zip(self.param_names, outputs[:split], strict=True)), new_states, outputs[-1]
+        (loss,) = self.body(*self._tensors(params, states, batch), *numbers)
+        return params, {**states, **dict(zip(self.scalar_states, scalar_outputs, strict=True))}, loss
 
     def _scalars(self, states: State, hypers: dict[str, Tensor]) -> list[Tensor]:
         return [*(hypers[k] for k in self.hyper_names), *(states[k] for k in self.scalar_states)]
