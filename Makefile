@@ -5,11 +5,11 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: run test lint format bench docs clean browser
+.PHONY: run test lint format bench bench-optim docs clean browser
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 .venv/study: $(SOURCES)
 	$(PYTHON) -m venv .venv
@@ -49,6 +49,9 @@ format: .venv/dev  ## put the code in order
 bench: .venv/bench  ## speed and memory beside peers; results go to benchmarks/results
 	cd benchmarks && ../$(BIN)/python trials.py && ../$(BIN)/python rules.py && ../$(BIN)/python startup.py \
 	  && ../$(BIN)/python divergences.py && ../$(BIN)/python transport.py && ../$(BIN)/python spherical.py
+
+bench-optim: .venv/bench  ## step times of the update rules beside peers and the memory floor, on a GPU where there is one
+	cd benchmarks && ../$(BIN)/python rules.py
 
 docs: .venv/docs  ## build the documentation; open site/index.html, no server needed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

@@ -31,10 +31,18 @@ def interleaved(
         for name, call in order.sample(list(competitors.items()), len(competitors)):
             if before is not None:
                 before(i)
+            settle()
             start = time.perf_counter()
             call()
+            settle()
             seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def settle() -> None:
+    """Wait for what a GPU still has to do."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def ratio(seconds: Mapping[str, list[float]], name: str, to: str) -> float:
@@ -50,8 +58,10 @@ def peak_kilobytes() -> int:
 
 def machine() -> dict[str, object]:
     """What the figures were measured on."""
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
         "processor": platform.processor() or platform.machine(),
+        **gpu,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),

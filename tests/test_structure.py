@@ -19,7 +19,7 @@ ALLOWED = {
     **dict.fromkeys(sorted(BASE), BASE),
     "divergences": BASE,
     "losses": BASE | {"divergences"},
-    "optim": BASE,
+    "optim": BASE | {"losses"},
     "calibration": BASE | {"divergences", "losses"},
     "study": BASE | {"divergences", "losses", "optim", "calibration"},
     "claims": BASE | {"divergences", "losses", "optim", "calibration", "study"},

@@ -23,6 +23,14 @@ class Uniform:
         """The value at ``fraction`` in [0, 1] of the range."""
         return self.low + fraction * (self.high - self.low)
 
+    def fraction(self, value: float) -> float:
+        """Where in the range a value lies, in [0, 1]; one outside lies at the nearer end.
+
+        >>> Uniform(2.0, 4.0).fraction(3.0)
+        0.5
+        """
+        return _within((value - self.low) / (self.high - self.low))
+
 
 @dataclass(frozen=True)
 class LogUniform:
@@ -38,6 +46,16 @@ class LogUniform:
     def at(self, fraction: float) -> float:
         """The value at ``fraction`` in [0, 1] of the range."""
         return math.exp(math.log(self.low) + fraction * (math.log(self.high) - math.log(self.low)))
+
+    def fraction(self, value: float) -> float:
+        """Where in the range a value lies, in [0, 1]; one outside lies at the nearer end.
+
+        >>> round(LogUniform(1e-4, 1e-2).fraction(1e-3), 12), LogUniform(1e-4, 1e-2).fraction(0.0)
+        (0.5, 0.0)
+        """
+        if value <= self.low:
+            return 0.0
+        return _within(math.log(value / self.low) / math.log(self.high / self.low))
 
 
 @dataclass(frozen=True)
@@ -85,6 +103,10 @@ class HyperSpec:
             raise TypeError(f"{name} must be a number in {self.range}; got {type(value).__name__}")
         elif not self.contains(value):
             raise ValueError(f"{name} must lie in {self.range}; got {value:g}")
+
+
+def _within(fraction: float) -> float:
+    return min(1.0, max(0.0, fraction))
 
 
 def as_hyper(value: float | Tensor) -> Tensor:

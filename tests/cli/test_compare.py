@@ -115,6 +115,15 @@ def test_without_out_a_directory_of_its_own_is_made(here: Path) -> None:
     assert result.stdout.splitlines()[-1] == f"Report: runs/{out.name}/report.html"
 
 
+def test_a_tuner_that_learns_is_named_and_has_the_same_budget(here: Path) -> None:
+    result = minimand("compare", *SMALL, "--tuner", "direct", "--seeds", "1", "--out", "out", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["tuner"] == "direct"
+    assert [len(row["candidates"]) for row in found["methods"]] == [2, 2]
+    assert "around the best of them" in (here / "out" / "report.html").read_text()
+
+
 def test_thresholdout_tells_its_budget_and_another_study_goes_on_from_it(here: Path) -> None:
     asked = [*SMALL, "--holdout", "thresholdout", "--json"]
     first, second = (minimand("compare", *asked, "--out", f"runs/{name}", "--seed", "0") for name in "ab")
@@ -190,6 +199,7 @@ def test_grid_over_two_axes_and_a_model_of_the_users_own(here: Path, monkeypatch
         (["iris", "--seeds", "0"], "--seeds must be at least 1; got 0"),
         (["iris", "--workers", "-1"], "--workers must be at least 0; got -1"),
         (["iris", "--engine", "batch"], "(did you mean 'batched'?)"),
+        (["iris", "--tuner", "bayes"], "(did you mean 'bayesian'?)"),
         (["iris", "--compile", "often"], "--compile must be one of auto, always, never; got 'often'"),
         (["iris", "--holdout", "thresholdot"], "--holdout must be one of plain, thresholdout; got 'thresholdot' (did"),
         (["iris", "--holdout", "thresholdout", "-m", "log_loss"], "needs scores with bounds, and log_loss has none"),

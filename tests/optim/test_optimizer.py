@@ -342,3 +342,18 @@ def test_many_large_tensors_are_stepped_by_one_compiled_call(monkeypatch):
                 optimizer.step()
         results.append(torch.cat([param.detach() for param in params]))
     torch.testing.assert_close(results[1], results[0])
+
+
+@pytest.mark.parametrize("rule", [rules.AdaGradNorm, lambda **kw: rules.MFAC(window=4, **kw)])
+def test_vector_rules_take_a_group_as_one_vector_or_each_parameter_alone(rule):
+    def trained(scope, groups):
+        torch.manual_seed(0)
+        params = [nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in ((2, 3), (4,))]
+        optimizer = RuleOptimizer([{"params": [p]} for p in params] if groups else params, rule(scope=scope), lr=0.1)
+        train(optimizer, params, 3)
+        return torch.cat([p.detach().flatten() for p in params])
+
+    assert torch.equal(trained("param", groups=False), trained("group", groups=True))
+    assert not torch.equal(trained("group", groups=False), trained("group", groups=True))
+    with pytest.raises(ValueError, match="scope must be one of 'group', 'param'; got 'all'"):
+        rule(scope="all")

@@ -137,6 +137,14 @@ def compare(
             help="How test scores are told: plain, or thresholdout, a budget shared by all studies of these test rows.",
         ),
     ] = "plain",
+    tuner: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW",
+            help="How candidates are chosen: quasirandom, random, bayesian (with the extra 'bo') or direct; as many "
+            "under each.",
+        ),
+    ] = "quasirandom",
     seed: Annotated[int, typer.Option(metavar="N", help="Decides the split, the candidates and the seeds.")] = 0,
     out: Annotated[
         Path | None,
@@ -170,6 +178,7 @@ def compare(
                 device=device,
                 compile=compile_,
                 holdout=holdout,
+                tuner=tuner,
                 seed=seed,
                 out=out,
                 resume=resume,

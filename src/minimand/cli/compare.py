@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from minimand.study.consultation import Holdout
     from minimand.study.engines.job import Compile
     from minimand.study.task import Kind
+    from minimand.study.tuner import Tuner
 
 STORE = "study.sqlite"
 REPORT_FILES = ("report.html", "results.json", "results.csv")
@@ -61,6 +62,7 @@ class Request:
     device: str
     compile: str
     holdout: str
+    tuner: str
     seed: int
     out: Path | None
     resume: bool
@@ -98,6 +100,7 @@ def _parsed(request: Request) -> tuple[Budget, dict[str, list[str]]]:
         ("--engine", request.engine, ("auto", "batched", "process", "ray")),
         ("--compile", request.compile, ("auto", "always", "never")),
         ("--holdout", request.holdout, ("plain", "thresholdout")),
+        ("--tuner", request.tuner, ("quasirandom", "random", "bayesian", "direct")),
         ("--missing-target", request.missing_target, ("refuse", "drop")),
         ("--kind", request.kind, ("classification", "regression", None)),
     ):
@@ -112,6 +115,8 @@ def _parsed(request: Request) -> tuple[Budget, dict[str, list[str]]]:
             raise ValueError(f"{option} must be at least {least}; got {count}")
     if request.engine == "ray" and importlib.util.find_spec("ray") is None:
         raise ValueError("--engine ray needs the extra 'ray': pip install 'minimand[ray]'")
+    if request.tuner == "bayesian" and importlib.util.find_spec("botorch") is None:
+        raise ValueError("--tuner bayesian needs the extra 'bo': pip install 'minimand[bo]'")
     if request.data is None and request.target is not None:
         raise ValueError("--target names a column of DATA; without DATA the data are digits-noisy, which know theirs")
     _check_out(request.out, request.resume)
@@ -163,6 +168,7 @@ def _study(request: Request, budget: Budget, wanted: dict[str, list[str]]) -> tu
             compile=cast("Compile", request.compile),
             workers=request.workers,
             holdout=cast("Holdout", request.holdout),
+            tuner=cast("Tuner", request.tuner),
         )
     return study, task
 
@@ -190,7 +196,7 @@ def _introduce(request: Request, study: Study, out: Path, screen: Console) -> No
         screen.print(Text(QUESTION, style="bold"))
     better = "higher is better" if task.metric.higher_is_better else "lower is better"
     names = [f"{name} (baseline)" if name == study.baseline else name for name in study.methods]
-    tuned, final = len(study.tuning_trials()), len(study.methods) * len(study.seeds)
+    tuned, final = study.tuning_count, len(study.methods) * len(study.seeds)
     decided = [
         ("Metric", f"{task.metric.name}, {better}: {metrics.summary(task.metric.name)}"),
         ("Methods", ", ".join(names)),
@@ -201,6 +207,7 @@ def _introduce(request: Request, study: Study, out: Path, screen: Console) -> No
             f"{budget.candidates} candidates and {len(study.seeds)} seeds a method",
         ),
         ("Trials", f"{tuned:,} to tune + {final:,} final = {tuned + final:,}"),
+        *([("Tuner", study.tuner)] if study.tuner != "quasirandom" else []),
         *([("Test scores", "told by Thresholdout, from a budget")] if study.holdout == "thresholdout" else []),
         ("Trained on", f"{study.device}, engine {study.engine}"),
         ("Kept in", str(out)),
@@ -232,7 +239,7 @@ def _kept(study: Study, out: Path) -> str:
     """What survives in ``out``, and the command that goes on from there."""
     from minimand.study.store import Store, StoreError
 
-    total = len(study.tuning_trials()) + len(study.methods) * len(study.seeds)
+    total = study.tuning_count + len(study.methods) * len(study.seeds)
     try:
         with Store.read(out / STORE) as store:
             count = len(store.results())

@@ -5,10 +5,62 @@ functions; ``BatchedTrainer`` trains hundreds of models with one rule together.
 """
 
 from minimand.optim import rules
+from minimand.optim.batch_size import BatchSizeTest, GradientSums
+from minimand.optim.distributed import DistributedOptimizer
+from minimand.optim.floor import COSTS, state_bytes, step_bytes
+from minimand.optim.inverse_fisher import InverseFisher, obs_prune
+from minimand.optim.objective import Composite, module_objective
 from minimand.optim.optimizer import RuleOptimizer, optimizer_of
+from minimand.optim.refine import ScheduleRecorder, last_iterate_bound, last_iterate_steps, refine_schedule
 from minimand.optim.rule import Rule
 from minimand.optim.rules import matrix_groups, orthogonalise, radial_projection, scale_invariant_norm_growth
-from minimand.optim.schedule import constant, cosine_decay, linear_decay
+from minimand.optim.schedule import constant, cosine_decay, inverse_sqrt, inverse_time, linear_decay, step_decay
+from minimand.optim.search import (
+    RBF,
+    Acquired,
+    AttackSearch,
+    BarDistribution,
+    BayesianSearch,
+    CoveringDirectSearch,
+    Evaluated,
+    GaussianProcess,
+    IgniteMultiplier,
+    Matern52,
+    NeuralAcquisitionProcess,
+    NeuralProcessSearch,
+    Posterior,
+    QuasiRandomSearch,
+    RandomSearch,
+    Search,
+    ascend_surrogate,
+    directional_attack,
+    entropy_search,
+    expected_improvement,
+    expected_records,
+    fit_gaussian_process,
+    generalized_advantages,
+    gradient_norm_penalty,
+    knowledge_gradient,
+    log_expected_improvement,
+    noisy_expected_improvement,
+    ppo_objective,
+)
+from minimand.optim.solvers import (
+    Armijo,
+    Descent,
+    GradientRegularizedNewton,
+    Minimised,
+    NormalizedLogistic,
+    Perceptron,
+    Solver,
+    StepInfo,
+    TargetSurrogate,
+    batch_perceptron,
+    logistic_separation_bound,
+    margin_objective,
+    minimise,
+    normalized_logistic_step,
+)
 from minimand.optim.trainer import BatchedTrainer, stack_modules
 
 SGD = optimizer_of(rules.SGD, __name__)
@@ -22,7 +74,13 @@ SignSGD = optimizer_of(rules.SignSGD, __name__)
 Lion = optimizer_of(rules.Lion, __name__)
 LionK = optimizer_of(rules.LionK, __name__)
 Muon = optimizer_of(rules.Muon, __name__)
+NorMuon = optimizer_of(rules.NorMuon, __name__)
+Conda = optimizer_of(rules.Conda, __name__)
+Frugal = optimizer_of(rules.Frugal, __name__)
+AdaGrad = optimizer_of(rules.AdaGrad, __name__)
 AdaGradNorm = optimizer_of(rules.AdaGradNorm, __name__)
+MFAC = optimizer_of(rules.MFAC, __name__)
+Sophia = optimizer_of(rules.Sophia, __name__)
 
 __all__ = [
     "SGD",
@@ -36,7 +94,13 @@ __all__ = [
     "Lion",
     "LionK",
     "Muon",
+    "NorMuon",
+    "Conda",
+    "Frugal",
+    "AdaGrad",
     "AdaGradNorm",
+    "MFAC",
+    "Sophia",
     "matrix_groups",
     "orthogonalise",
     "radial_projection",
@@ -45,9 +109,68 @@ __all__ = [
     "rules",
     "RuleOptimizer",
     "optimizer_of",
+    "DistributedOptimizer",
     "BatchedTrainer",
     "stack_modules",
+    "state_bytes",
+    "step_bytes",
+    "COSTS",
+    "InverseFisher",
+    "obs_prune",
+    "BatchSizeTest",
+    "GradientSums",
     "constant",
     "linear_decay",
     "cosine_decay",
+    "inverse_sqrt",
+    "inverse_time",
+    "step_decay",
+    "refine_schedule",
+    "ScheduleRecorder",
+    "last_iterate_steps",
+    "last_iterate_bound",
+    "Composite",
+    "module_objective",
+    "minimise",
+    "Minimised",
+    "Solver",
+    "StepInfo",
+    "Descent",
+    "Armijo",
+    "GradientRegularizedNewton",
+    "TargetSurrogate",
+    "NormalizedLogistic",
+    "normalized_logistic_step",
+    "margin_objective",
+    "batch_perceptron",
+    "Perceptron",
+    "logistic_separation_bound",
+    "Evaluated",
+    "Search",
+    "RandomSearch",
+    "QuasiRandomSearch",
+    "RBF",
+    "Matern52",
+    "GaussianProcess",
+    "Posterior",
+    "fit_gaussian_process",
+    "expected_improvement",
+    "log_expected_improvement",
+    "noisy_expected_improvement",
+    "knowledge_gradient",
+    "entropy_search",
+    "BayesianSearch",
+    "directional_attack",
+    "CoveringDirectSearch",
+    "AttackSearch",
+    "BarDistribution",
+    "NeuralAcquisitionProcess",
+    "Acquired",
+    "NeuralProcessSearch",
+    "ppo_objective",
+    "generalized_advantages",
+    "expected_records",
+    "gradient_norm_penalty",
+    "IgniteMultiplier",
+    "ascend_surrogate",
 ]

@@ -119,6 +119,18 @@ class Rule:
         return {name: spec.default for name, spec in self.hypers.items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class VectorRule(Rule):
+    """A rule that acts on one flat vector: a group's parameters end to end, or with ``scope="param"`` each alone."""
+
+    event: ClassVar = "vector"
+    scope: Literal["group", "param"] = "group"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("scope", self.scope, ("group", "param"))
+
+
 def zeros_like(param: Tensor) -> Tensor:
     """A moment's first value: zeros in ``param``'s shape, at least float32."""
     return torch.zeros_like(upcast(param), memory_format=torch.preserve_format)
@@ -226,8 +238,9 @@ def events(rule: Rule, params: Mapping[Any, Tensor], matrix: bool = True, joint:
     ``matrix=False`` sends every parameter of a matrix rule to the fallback: right for embeddings and output heads.
     ``joint=True`` lays all parameters of an element rule end to end, which changes nothing but the number of calls.
     """
-    if rule.event == "vector":
-        return [Event(rule, tuple(params), flat=True)] if params else []
+    if isinstance(rule, VectorRule):
+        together = [tuple(params)] if params else []
+        return [Event(rule, names, flat=True) for names in (together if rule.scope == "group" else zip(params))]
     found = []
     for name, param in params.items():
         if rule.event != "matrix" or (matrix and rule.accepts(param)):

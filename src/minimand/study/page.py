@@ -19,6 +19,7 @@ from minimand.study import numerals
 from minimand.study.charts import Band, Plot, Scale
 from minimand.study.result import CandidateResult, MethodResult, StudyResult
 from minimand.study.statistics import Interval, seeds_needed, smallest_p
+from minimand.study.tuner import TUNERS
 
 TEMPLATES = Path(__file__).parent / "templates"
 METRIC_PLOT = (270.0, 130.0)  # width and height in the units of a panel's drawing
@@ -251,6 +252,11 @@ class View:
     def chosen(self, row: MethodResult, candidate: CandidateResult) -> bool:
         """Whether the final trials took this candidate's numbers."""
         return all(row.hypers.get(name) == value for name, value in candidate.hypers.items())
+
+    @property
+    def chosen_how(self) -> str:
+        """How each method's candidates were chosen, in words."""
+        return TUNERS[self.study.tuner]
 
     # What it draws
 

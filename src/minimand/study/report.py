@@ -52,6 +52,7 @@ def to_json(result: StudyResult) -> dict[str, Any]:
                 "facts": task.facts,
             },
             "budget": result.budget,
+            "tuner": result.tuner,
             "baseline": result.baseline,
             "seeds": result.seeds,
             "master_seed": result.master_seed,

@@ -96,7 +96,7 @@ class StudyResult:
 
     ``started`` and ``finished`` are ISO 8601 times, ``test_uses`` how often the test split has been scored for
     this study's store, ``holdout`` how often in all and how it answered, ``notes`` what a reader must know: why an
-    engine fell back, how many seeds it would take to resolve anything.
+    engine fell back, how many seeds it would take to resolve anything. ``tuner`` is how candidates were chosen.
     """
 
     task: Task
@@ -113,4 +113,5 @@ class StudyResult:
     command: str = ""
     test_uses: int = 0
     master_seed: int = 0
+    tuner: str = "quasirandom"
     holdout: HoldoutUse | None = None

@@ -59,10 +59,17 @@ def candidates(method: Method, count: int, seed: int) -> list[dict[str, float]]:
         return [dict(method.fixed)]
     if len(ranges) > MAX_DIMENSIONS:
         raise ValueError(f"{method.name!r} must tune at most {MAX_DIMENSIONS} numbers; it has {len(ranges)}")
-    found = [{name: hypers[name].default for name in ranges}]
-    for point in unit_points(count - 1, seed).tolist() if count > 1 else ():
-        found.append({name: range_.at(x) for (name, range_), x in zip(ranges.items(), point, strict=False)})
-    return [{**setting, **method.fixed} for setting in found]
+    defaults = {name: hypers[name].default for name in ranges}
+    return [{**defaults, **method.fixed}, *(placed(method, unit_points(count - 1, seed)) if count > 1 else ())]
+
+
+def placed(method: Method, points: Tensor) -> list[dict[str, float]]:
+    """The settings that points (n, d) of the unit cube stand for; a point's first numbers are the method's own."""
+    ranges = searched(method)
+    return [
+        {**{name: range_.at(x) for (name, range_), x in zip(ranges.items(), point, strict=False)}, **method.fixed}
+        for point in points.tolist()
+    ]
 
 
 @functools.lru_cache(maxsize=8)  # scrambling takes tens of milliseconds, and every method asks for the same

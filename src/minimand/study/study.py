@@ -1,7 +1,8 @@
 """A study: every method gets the same number of candidates, and its winner is tested on fresh seeds.
 
-1. Tuning: each method trains its candidates (:mod:`minimand.study.space`: its defaults, then quasi-random points)
-   with one seed, and the one with the best score on the validation split wins.
+1. Tuning: each method trains its candidates (:mod:`minimand.study.space`: its defaults, then quasi-random points,
+   unless another :mod:`minimand.study.tuner` proposes some) with one seed, and the one with the best score on the
+   validation split wins.
 2. Final: each method's winner is trained with every final seed and scored once on the test split. All methods have
    the same seeds, and so the same initial weights and batch order: their scores are compared in pairs.
 
@@ -11,10 +12,11 @@ The way from here to a step: ``Study.run`` -> an engine's ``run`` (:mod:`miniman
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
@@ -32,11 +34,11 @@ from minimand.study.method import Method
 from minimand.study.progress import Hook, reporting
 from minimand.study.provenance import digest, fingerprint, versions
 from minimand.study.result import StudyResult
-from minimand.study.space import candidates
 from minimand.study.store import Store
 from minimand.study.task import Task
 from minimand.study.training import Recipe, check, initial_model, on_device
 from minimand.study.trial import Budget, Trial, TrialResult
+from minimand.study.tuner import Tuner, Tuning
 
 STORE_NAME = "study.sqlite"
 SEEDS_APART = 1000  # between the seeds of one master seed and those of the next
@@ -58,11 +60,14 @@ class Study:
         compile: whether the batched engine compiles its steps: "auto" does so where the work is long enough.
         memory: bytes that a chunk of stacked trials may take, by estimate.
         workers: processes of the process engine (a core each unless given, 0 for none), or cores of a local Ray.
+        tuner: how candidates are chosen, as many under each: "quasirandom", "random", "bayesian" or "direct"; see
+            :class:`~minimand.study.tuner.Tuning`.
         holdout: how test scores are told. "plain" tells them, however often these rows have been asked before;
             "thresholdout" answers through :class:`~minimand.study.Thresholdout`, from a budget that all studies with
             the same test rows and the same parent directory share; see :mod:`minimand.study.consultation`.
 
     Raises:
+        ModuleNotFoundError: for the tuner "bayesian" without the extra ``bo``.
         ValueError: for arguments that do not fit, among them a model or a loss that fails on the task's first rows.
     """
 
@@ -81,6 +86,7 @@ class Study:
         memory: int = DEFAULT_MEMORY,
         workers: int | None = None,
         holdout: Holdout = "plain",
+        tuner: Tuner = "quasirandom",
     ) -> None:
         self.budget = budget or Budget()
         for name, value in asdict(self.budget).items():
@@ -104,25 +110,47 @@ class Study:
         self.engine, self.memory, self.workers = engine, memory, workers
         self.compile: Compile = compile
         self.holdout: Holdout = holdout
+        self.tuner: Tuner = tuner
         self.device = _device(device)
         self.task = on_device(task, self.device)
         for method in methods:
-            candidates(method, 1, master_seed)
+            Tuning(method, tuner, 1, master_seed)
             check(Recipe(self.task, method, self.budget))
 
     def tuning_trials(self) -> list[Trial]:
-        """Every method's candidates, all with the tuning seed."""
-        return [
-            Trial(method.name, "tune", i, self.tuning_seed, hypers)
-            for method in self.methods.values()
-            for i, hypers in enumerate(candidates(method, self.budget.candidates, self.master_seed))
-        ]
+        """Every method's first round of candidates, all with the tuning seed: all there are, if they come at once."""
+        return next(self.tuning_rounds({}))
+
+    def tuning_rounds(self, results: Mapping[str, TrialResult]) -> Iterator[list[Trial]]:
+        """Every method's candidates, round by round, all with the tuning seed.
+
+        ``results``, by key, must hold those of a round before the next is asked for. A trial that has a result stays
+        as it was run, though a search should propose another today.
+        """
+        tunings = self._tunings()
+        while any(tuning.left for tuning in tunings.values()):
+            trials = []
+            for name, tuning in tunings.items():
+                first = tuning.asked
+                for i, hypers in enumerate(tuning.ask(), first):
+                    trial = Trial(name, "tune", i, self.tuning_seed, hypers)
+                    trials.append(results[trial.key].trial if trial.key in results else trial)
+            yield trials
+            for name, tuning in tunings.items():
+                own = [results[trial.key] for trial in trials if trial.method == name]
+                tuning.tell([result.trial.hypers for result in own], [self._merit(result) for result in own])
+
+    @property
+    def tuning_count(self) -> int:
+        """How many tuning trials there are in all rounds."""
+        return sum(tuning.left for tuning in self._tunings().values())
 
     def final_trials(self, results: Mapping[str, TrialResult]) -> list[Trial]:
         """Every method's winner, with every final seed; ``results`` are those of the tuning trials, by key."""
         found = []
         for name in self.methods:
-            best = self._winner([results[trial.key] for trial in self.tuning_trials() if trial.method == name])
+            tuned = [r for r in results.values() if r.trial.method == name and r.trial.phase == "tune"]
+            best = self._winner(sorted(tuned, key=lambda result: result.trial.candidate))
             found += [Trial(name, "final", best.candidate, seed, best.hypers) for seed in self.seeds]
         return found
 
@@ -179,6 +207,7 @@ class Study:
             command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if command is None else command,
             test_uses=test_uses,
             master_seed=self.master_seed,
+            tuner=self.tuner,
             holdout=found.holdout,
         )
 
@@ -196,6 +225,7 @@ class Study:
             "device": self.device.type,
             "versions": {name: version for name, version in versions().items() if name in ("minimand", "torch")},
             **({} if self.holdout == "plain" else {"holdout": self.holdout}),
+            **({} if self.tuner == "quasirandom" else {"tuner": self.tuner}),
         }
 
     def _described(self, method: Method) -> dict[str, Any]:
@@ -212,8 +242,7 @@ class Study:
         self, results: dict[str, TrialResult], store: Store | None, hook: Hook, consultation: Consultation
     ) -> None:
         """Both phases; every list of results is stored before the next one is computed."""
-        tuning = self.tuning_trials()
-        total = len(tuning) + len(self.methods) * len(self.seeds)
+        total = self.tuning_count + len(self.methods) * len(self.seeds)
         done = float(len(results))
 
         def advance(what: str) -> Callable[[float], None]:
@@ -244,16 +273,26 @@ class Study:
                     results.update((result.trial.key, result) for result in chunk)
 
         with closing(engine(self.engine)) as runner:
-            run(tuning, "tuning")
+            for trials in self.tuning_rounds(results):
+                run(trials, "tuning")
             finals = self.final_trials(results)
             consultation.begin()
             run(finals, "final")
 
     def _winner(self, tuned: Sequence[TrialResult]) -> Trial:
         """The finished trial with the best validation score, the first of equals; the defaults if none finished."""
-        sign = 1.0 if self.task.metric.higher_is_better else -1.0
         finished = [result for result in tuned if result.status == "finished"]
-        return max(finished, key=lambda r: sign * r.validation, default=tuned[0]).trial
+        return max(finished, key=self._merit, default=tuned[0]).trial
+
+    def _merit(self, result: TrialResult) -> float:
+        """The validation score, turned so that higher is better; NaN where the trial did not finish."""
+        if result.status != "finished":
+            return math.nan
+        return result.validation if self.task.metric.higher_is_better else -result.validation
+
+    def _tunings(self) -> dict[str, Tuning]:
+        count = self.budget.candidates
+        return {name: Tuning(each, self.tuner, count, self.master_seed) for name, each in self.methods.items()}
 
 
 def compare(
@@ -283,7 +322,7 @@ def compare(
         try_: what to try on each axis, such as ``{"loss": ["cross_entropy", "ldr"]}``; several axes make a grid. See
             :mod:`minimand.study.choices`.
         out: a directory for the store of trials, and for the report once the study is done.
-        options: ``device``, ``compile``, ``memory``, ``workers``, ``holdout``, as for :class:`Study`.
+        options: ``device``, ``compile``, ``memory``, ``workers``, ``holdout``, ``tuner``, as for :class:`Study`.
 
     The other arguments are those of :class:`Study` and of :meth:`Study.run`; ``master_seed`` also decides the split
     of what is not a task yet.

@@ -22,7 +22,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Trial:
-    """One training run to make. ``candidate`` indexes the method's quasi-random candidates."""
+    """One training run to make. ``candidate`` indexes the method's candidates."""
 
     method: str
     phase: Phase

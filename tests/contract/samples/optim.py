@@ -30,6 +30,9 @@ PARTS = [
     *part(optim.constant, STEP, WARM, plain=False, wrong_options={"warmup": -1}),
     *part(optim.linear_decay, STEP, WARM, **AT_LEAST_0),
     *part(optim.cosine_decay, STEP, WARM, **AT_LEAST_0),
+    *part(optim.inverse_sqrt, STEP, {"warm": WARM["warm"]}, plain=False, wrong_options={"warmup": -1}),
+    *part(optim.inverse_time, STEP, {"warm": WARM["warm"]}, plain=False, wrong_options={"warmup": -1}),
+    *part(optim.step_decay, STEP, {"warm": WARM["warm"]}, plain=False, wrong_options={"total": -1, "drops": (1.5,)}),
 ]
 
 RULES = [
@@ -44,5 +47,6 @@ RULES = [
     *rule(rules.Lion),
     *rule(rules.LionK, {kernel: {"kernel": kernel} for kernel in ("l2", "nuclear", "identity", "dead_zone")}),
     *rule(rules.Muon, {"plain": {"nesterov": False}, "rms": {"adjust_lr": "match_rms_adamw", "decay": "l2"}}),
+    *rule(rules.AdaGrad),
     *rule(rules.AdaGradNorm),
 ]

@@ -1,4 +1,4 @@
-"""Rules with at most one moment: SGD, momentum, sign descent and the Lion family, AdaGrad with one norm."""
+"""Rules with at most one moment: SGD, momentum, sign descent and the Lion family, AdaGrad by entry and by norm."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from minimand.optim.rule import (
     Hyper,
     Rule,
     State,
+    VectorRule,
     ema,
     fraction,
     learning_rate,
@@ -169,7 +170,35 @@ def unit(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaGradNorm(Rule):
+class AdaGrad(Rule):
+    """A rate for each entry that falls with the squared gradients it has seen: s_t = s_{t-1} + g_t^2.
+
+    u_t = g_t / (sqrt(s_t) + eps), with s_0 = ``initial_accumulator_value``
+
+    Source: Duchi et al. (2011), Adaptive Subgradient Methods for Online Learning and Stochastic Optimization, figure
+    1, the diagonal update. ``eps`` outside the root is PyTorch's.
+    """
+
+    source = Source(
+        "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization", "Duchi et al.", 2011
+    )
+    hypers = {
+        "lr": HyperSpec(1e-2, low=0.0, search=LogUniform(1e-3, 1.0)),
+        "initial_accumulator_value": nonnegative(0.0),
+        "eps": nonnegative(1e-10),
+        "weight_decay": weight_decay(),
+    }
+
+    def init(self, param: Tensor) -> State:
+        return {"sum": zeros_like(param)}
+
+    def direction(self, grad: Tensor, state: State, param: Tensor, hyper: Hyper) -> tuple[Tensor, State]:
+        total = state["sum"] + grad.square()
+        return grad / ((total + hyper["initial_accumulator_value"]).sqrt() + hyper["eps"]), {"sum": total}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaGradNorm(VectorRule):
     """One adaptive rate for a whole vector: b_t^2 = b_{t-1}^2 + ||g_t||^2, u_t = g_t / b_t.
 
     Source: Ward et al. (2019), arXiv:1806.01811, algorithm 1.
@@ -182,7 +211,6 @@ class AdaGradNorm(Rule):
         "1806.01811",
         "algorithm 1",
     )
-    event: ClassVar = "vector"
     hypers = {
         "lr": HyperSpec(1e-1, low=0.0, search=LogUniform(1e-2, 10.0)),
         "initial_norm": HyperSpec(1e-2, low=0.0, closed="neither"),

@@ -18,6 +18,7 @@ from minimand.optim.rule import (
     fallback_hypers,
     fraction,
     learning_rate,
+    nonnegative,
     weight_decay,
     zeros_like,
 )
@@ -26,13 +27,15 @@ from minimand.source import Source
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. (2024), Muon: the quintic's coefficients
 NORM_FLOOR = 1e-7  # added to the Frobenius norm there
+RMS_OF_ADAMW = 0.2  # Liu et al. (2025), arXiv:2502.16982: what AdamW's steps usually have, in learning rates
 
 
 def orthogonalise(matrix: Tensor, steps: int = 5, dtype: torch.dtype | None = None) -> Tensor:
     """The nearest semi-orthogonal matrix, roughly: singular values go to about 1 (0.68 to 1.13 after 5 steps).
 
     ``matrix`` (rows, cols). ``steps`` Newton-Schulz iterations X <- a X + (b X X^T + c (X X^T)^2) X from
-    X = M / (||M||_F + 1e-7), in ``dtype`` (the matrix's own unless given, float32 for 16 bits). Zero stays zero.
+    X = M / (||M||_F + 1e-7), in ``dtype``: unless given the matrix's own, float32 for 16 bits, on a CPU, and bfloat16
+    on an accelerator, for all but float64. Zero stays zero.
 
     >>> orthogonalise(torch.diag(torch.tensor([3.0, 4.0]))).diagonal()
     tensor([0.7229, 1.1192])
@@ -43,22 +46,54 @@ def orthogonalise(matrix: Tensor, steps: int = 5, dtype: torch.dtype | None = No
     if matrix.numel() == 0:
         return matrix
     wide = upcast(matrix)
-    largest = wide.abs().amax()
-    largest = torch.where(largest > 0, largest, torch.ones_like(largest))
-    x = wide / largest
-    x = x / (torch.linalg.vector_norm(x) + NORM_FLOOR / largest)
-    x = x.to(dtype or wide.dtype)
+    norm = torch.linalg.vector_norm(wide, dtype=torch.float64)  # squares of 1e30 are too large for float32
+    x = (wide / (norm + NORM_FLOOR)).to(dtype or _iteration_dtype(wide))
     is_wide = matrix.shape[0] <= matrix.shape[1]
     x = x if is_wide else x.mT
     a, b, c = NEWTON_SCHULZ
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x if is_wide else x.mT).to(matrix.dtype)
 
 
+def _iteration_dtype(matrix: Tensor) -> torch.dtype:
+    return torch.bfloat16 if matrix.device.type != "cpu" and matrix.dtype == torch.float32 else matrix.dtype
+
+
 @dataclass(frozen=True, kw_only=True)
-class Muon(Rule):
+class Orthogonalised(Rule):
+    """What Muon and its relatives share: momentum, looked ahead along with ``nesterov``, and orthogonalised."""
+
+    event: ClassVar = "matrix"
+    nesterov: bool = True
+    ns_steps: int = 5
+    ns_dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (isinstance(self.ns_steps, int) and self.ns_steps >= 1):
+            raise ValueError(f"ns_steps must be an integer >= 1; got {self.ns_steps!r}")
+
+    @property
+    def fallback(self) -> Rule:
+        return AdamW()
+
+    def orthogonal_momentum(self, grad: Tensor, mean: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+        """The momentum after ``grad``, orthogonalised, and as the state keeps it."""
+        mean = ema(mean, grad, beta)
+        ahead = ema(mean, grad, beta) if self.nesterov else mean
+        return orthogonalise(ahead, self.ns_steps, self.ns_dtype), mean
+
+
+def tall_scale(param: Tensor) -> float:
+    """sqrt(max(1, rows / cols)): Jordan et al.'s factor that makes one learning rate serve every shape."""
+    rows, cols = param.shape
+    return max(1.0, rows / cols) ** 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Muon(Orthogonalised):
     """Momentum, orthogonalised: every direction of a weight matrix is stepped equally far.
 
     m_t = mu m_{t-1} + (1 - mu) g_t;  v_t = (1 - mu) g_t + mu m_t with ``nesterov``, else m_t
@@ -70,47 +105,81 @@ class Muon(Rule):
     heads belong there too: see ``matrix_groups``.
 
     Source: Jordan et al. (2024), Muon: An optimizer for hidden layers in neural networks; Liu et al. (2025),
-    arXiv:2502.16982, for ``match_rms_adamw``. ``ns_dtype=torch.bfloat16`` is the reference implementation's;
-    the default iterates in the parameter's own precision.
+    arXiv:2502.16982, for ``match_rms_adamw``. ``ns_dtype=torch.bfloat16`` is the reference implementation's
+    everywhere; see ``orthogonalise`` for the default.
     """
 
     source = Source("Muon: An optimizer for hidden layers in neural networks", "Jordan et al.", 2024)
-    event: ClassVar = "matrix"
     hypers = {
         "lr": learning_rate(2e-2),
         "momentum": fraction(0.95),
         "weight_decay": weight_decay(),
         **fallback_hypers({**AdamW.hypers, "beta2": fraction(0.95)}),
     }
-    nesterov: bool = True
-    ns_steps: int = 5
-    ns_dtype: torch.dtype | None = None
     adjust_lr: Literal["original", "match_rms_adamw"] = "original"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("adjust_lr", self.adjust_lr, ("original", "match_rms_adamw"))
-        if not (isinstance(self.ns_steps, int) and self.ns_steps >= 1):
-            raise ValueError(f"ns_steps must be an integer >= 1; got {self.ns_steps!r}")
-
-    @property
-    def fallback(self) -> Rule:
-        return AdamW()
 
     def init(self, param: Tensor) -> State:
         return {"mean": zeros_like(param)}
 
     def direction(self, grad: Tensor, state: State, param: Tensor, hyper: Hyper) -> tuple[Tensor, State]:
-        mean = ema(state["mean"], grad, hyper["momentum"])
-        ahead = ema(mean, grad, hyper["momentum"]) if self.nesterov else mean
-        return self.scale(param) * orthogonalise(ahead, self.ns_steps, self.ns_dtype), {"mean": mean}
+        orthogonal, mean = self.orthogonal_momentum(grad, state["mean"], hyper["momentum"])
+        scale = tall_scale(param) if self.adjust_lr == "original" else RMS_OF_ADAMW * max(param.shape) ** 0.5
+        return scale * orthogonal, {"mean": mean}
 
-    def scale(self, param: Tensor) -> float:
-        """The factor that makes one learning rate serve matrices of every shape."""
+
+@dataclass(frozen=True, kw_only=True)
+class NorMuon(Orthogonalised):
+    """Muon whose rows, the neurons, are evened out: each is divided by a running root mean square of its own.
+
+    m_t = b1 m_{t-1} + (1 - b1) g_t;  O_t = NewtonSchulz(m_t);  v_t = b2 v_{t-1} + (1 - b2) mean over columns of O_t^2
+    H_t = O_t / (sqrt(v_t) + eps), row by row;  u_t = size * H_t / ||H_t||_F
+
+    ``scale="rms"`` gives every step the root mean square 0.2, size = 0.2 sqrt(rows cols), so that AdamW's learning rate
+    carries over; ``"muon"`` gives H_t back Muon's size, ||O_t||_F sqrt(max(1, rows / cols)), and wants Muon's rate,
+    0.02. Convolution kernels, fallback and groups are as ``Muon``'s.
+
+    Source: Li et al. (2025), arXiv:2510.05491, algorithm 1. The authors' code has ``nesterov=True``, ``scale="muon"``
+    and, as ``Muon`` says, ``ns_dtype=torch.bfloat16``; its ``eps``, which the paper leaves open, is the default.
+    """
+
+    source = Source("NorMuon: Making Muon more efficient and scalable", "Li et al.", 2025, "2510.05491", "algorithm 1")
+    hypers = {
+        "lr": learning_rate(1e-3),
+        "beta1": fraction(0.95),
+        "beta2": fraction(0.95),
+        "eps": nonnegative(1e-10),
+        "weight_decay": weight_decay(),
+        **fallback_hypers({**AdamW.hypers, "beta2": fraction(0.95), "eps": nonnegative(1e-10)}),
+    }
+    nesterov: bool = False
+    scale: Literal["rms", "muon"] = "rms"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("scale", self.scale, ("rms", "muon"))
+
+    def init(self, param: Tensor) -> State:
+        mean = zeros_like(param)
+        return {"mean": mean, "row_square": mean.new_zeros(mean.shape[0], 1)}
+
+    def direction(self, grad: Tensor, state: State, param: Tensor, hyper: Hyper) -> tuple[Tensor, State]:
+        orthogonal, mean = self.orthogonal_momentum(grad, state["mean"], hyper["beta1"])
         rows, cols = param.shape
-        if self.adjust_lr == "original":
-            return max(1.0, rows / cols) ** 0.5
-        return 0.2 * max(rows, cols) ** 0.5
+        row_norm = torch.linalg.vector_norm(orthogonal, dim=1, keepdim=True)
+        row_square = ema(state["row_square"], row_norm.square() / max(cols, 1), hyper["beta2"])
+        # Rows are only scaled: the norms of what comes out follow from those of what goes in.
+        inverse = 1 / (row_square.sqrt() + hyper["eps"])
+        norm = torch.linalg.vector_norm(row_norm * inverse)
+        if self.scale == "rms":
+            size = RMS_OF_ADAMW * (rows * cols) ** 0.5
+        else:
+            size = tall_scale(param) * torch.linalg.vector_norm(row_norm)
+        factor = torch.where(norm == 0, 0, size / torch.where(norm == 0, 1, norm)) * inverse
+        return factor * orthogonal, {"mean": mean, "row_square": row_square}
 
 
 def matrix_groups(model: torch.nn.Module) -> list[dict[str, object]]:
