@@ -19,17 +19,17 @@ def test_functions_have_the_processs_mean_and_covariance():
     assert functions.values.square().mean().item() == pytest.approx(1, abs=0.03)
     gap = (functions.candidates[:, 0, 0] - functions.candidates[:, 1, 0]).abs()
     product = functions.values[:, 0] * functions.values[:, 1]
-    wanted = (-(gap / 0.15).square() / 2).exp().mean().item()
+    wanted = (-gap.square() / 2).exp().mean().item()
     assert product.mean().item() == pytest.approx(wanted, abs=0.06)
 
 
 def test_the_exact_regret_of_chance_is_that_of_random_searches():
     functions = Functions.drawn(3, generator())
-    many = Functions.stacked([functions] * 4000)
+    many = Functions.stacked([functions] * 2000)
     chosen = meta_bo_nap.play(many, meta_bo_nap.blindly, meta_bo_nap.gumbel(many, generator(1)))
     assert bool((chosen.sort(-1).values.diff(dim=-1) > 0).all())  # none twice
     found = many.regret(chosen)[..., -1].double().mean(0)
-    torch.testing.assert_close(found, functions.random_regret(), rtol=0.05, atol=0)
+    torch.testing.assert_close(found, functions.random_regret(), rtol=0.08, atol=0)
 
 
 def test_expected_improvement_soon_finds_the_best():

@@ -62,7 +62,7 @@ def test_every_part_has_a_line_of_its_own() -> None:
         ("lion_n", None, {"lion_nuclear"}),
         ("FOCAL", "loss", {"focal"}),
         ("digits", "data", {"digits", "digits-noisy"}),
-        ("", "schedule", {"constant", "cosine", "linear"}),
+        ("", "schedule", {"constant", "cosine", "linear", "inverse_sqrt", "step"}),
     ],
 )
 def test_parts_are_found_by_prefix(query: str, axis: str | None, found: set[str]) -> None:

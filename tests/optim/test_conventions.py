@@ -347,3 +347,25 @@ def test_parameters_may_be_stepped_while_the_gradients_come():
                 together.zero_grad()
         ends.append(params)
     close(*ends)
+
+
+def test_a_compiled_program_may_step():
+    inputs = torch.randn(8, 6)
+    ends = []
+    for compiled in (False, True):
+        model = network()
+        optimizer = optim.Muon(model.parameters(), lr=0.01)
+        step = torch.compile(optimizer.step, backend="eager") if compiled else optimizer.step
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(inputs).square().mean().backward()
+            step()
+        ends.append(list(model.parameters()))
+    assert equal(*ends)
+
+
+def test_a_parameter_without_entries_is_no_matter():
+    param = nn.Parameter(torch.zeros(0, 4))
+    param.grad = torch.zeros(0, 4)
+    optim.Muon([param]).step()
+    assert param.shape == (0, 4)

@@ -235,20 +235,6 @@ def test_a_process_goes_through_pickle_state_dict_and_float64():
     assert all(part.dtype == torch.float64 for part in wide)
 
 
-def test_likelihood_alone_teaches_a_process_what_it_has_seen():
-    process, (points, values, candidates, progress) = small(buckets=8, bound=2.0), state(6, 3, 8)
-    truth = candidates[..., 0]
-    optimizer = torch.optim.Adam(process.parameters(), lr=0.01)
-    losses = []
-    for _ in range(30):
-        loss = -process.bars.log_prob(process(points, values, candidates, progress).logits, truth).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0] - 0.5
-
-
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [

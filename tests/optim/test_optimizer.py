@@ -357,3 +357,16 @@ def test_vector_rules_take_a_group_as_one_vector_or_each_parameter_alone(rule):
     assert not torch.equal(trained("group", groups=False), trained("group", groups=True))
     with pytest.raises(ValueError, match="scope must be one of 'group', 'param'; got 'all'"):
         rule(scope="all")
+
+
+@pytest.mark.parametrize("decay", ["decoupled", "l2"])
+@pytest.mark.parametrize("rule", [rule for rule in rules.RULES if "weight_decay" in rule.hypers])
+def test_no_decay_is_a_decay_of_nought(rule, decay):
+    ends = []
+    for nought in (0.0, torch.tensor(0.0)):  # a tensor may change: its decay is computed
+        net = model()
+        statics = {"window": 4} if rule is rules.MFAC else {}
+        optimizer = RuleOptimizer(net.parameters(), rule(decay=decay, **statics), weight_decay=nought)
+        train(optimizer, list(net.parameters()), 3)
+        ends.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-12)

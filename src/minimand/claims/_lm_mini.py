@@ -7,9 +7,9 @@ characters of context. The rule under test trains the block's four matrices, and
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 
 import torch
@@ -219,14 +219,25 @@ def _numbers(method: Method, rule: Rule, seeds: int) -> dict[str, float | Tensor
     return {**shared, "weight_decay": 0.0, **method.hypers, "lr": rates}
 
 
+def gauss_newton_bartlett_diagonal(logits_fn: Callable[[Params], Tensor], params: Params, seed: int) -> Params:
+    """N g^2, with g the gradient of the mean loss over N predictions of labels drawn from the model's own softmax.
+
+    Source: Liu et al. (2023), arXiv:2305.14342, algorithm 2.
+    """
+    scores = logits_fn(params).flatten(0, -2)
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0]
+    grads = torch.func.grad(lambda p: F.cross_entropy(logits_fn(p).flatten(0, -2), labels))(params)
+    return {name: len(labels) * grad.square() for name, grad in grads.items()}
+
+
 def _observed(rule: Rule, params: Params, state: TrainerState, data: Tensor, rows: Tensor, step: int) -> TrainerState:
     """The state after an estimate of curvature on each trial's next windows (B, BATCH), trial by trial."""
-    from minimand.optim import gauss_newton_bartlett_diagonal
-
     estimates = []
     for i, own in enumerate(rows):
         tokens, trial = data[own][:, :-1], {name: value[i] for name, value in params.items()}
-        estimates.append(gauss_newton_bartlett_diagonal(lambda p, tokens=tokens: logits(p, tokens), trial, seed=step))
+        reads = partial(logits, characters=tokens)
+        estimates.append(gauss_newton_bartlett_diagonal(reads, trial, seed=step * len(rows) + i))
     stacked = {name: torch.stack([estimate[name] for estimate in estimates]) for name in params}
     states = dict(state.rule)
     for event in events(rule, {name: value[0] for name, value in params.items()}, joint=True):

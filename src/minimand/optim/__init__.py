@@ -61,6 +61,7 @@ from minimand.optim.solvers import (
     minimise,
     normalized_logistic_step,
 )
+from minimand.optim.tract import TrActConv2d, TrActLinear, tract, tract_gradient
 from minimand.optim.trainer import BatchedTrainer, stack_modules
 
 SGD = optimizer_of(rules.SGD, __name__)
@@ -173,4 +174,8 @@ __all__ = [
     "gradient_norm_penalty",
     "IgniteMultiplier",
     "ascend_surrogate",
+    "tract_gradient",
+    "TrActLinear",
+    "TrActConv2d",
+    "tract",
 ]

@@ -161,13 +161,20 @@ RULES = (
     _rule("lion_nuclear", rules.LionK(kernel="nuclear"), "Lion-K with the nuclear norm: equal singular values"),
     _rule("lion_dead_zone", rules.LionK(kernel="dead_zone"), "Lion that leaves alone what has little momentum"),
     _rule("muon", rules.Muon()),
+    _rule("normuon", rules.NorMuon()),
+    _rule("conda", rules.Conda(gap=100), "Conda with a basis chosen every 100 steps"),
+    _rule("frugal", rules.Frugal(gap=100), "FRUGAL with a subspace chosen every 100 steps"),
+    _rule("adagrad", rules.AdaGrad()),
     _rule("adagrad_norm", rules.AdaGradNorm()),
+    _rule("mfac", rules.MFAC(window=64), "M-FAC over the last 64 gradients"),
 )
 
 SCHEDULES = (
     Choice("constant", "schedule", schedule.constant, {}, "the same learning rate throughout"),
     Choice("cosine", "schedule", schedule.cosine_decay, {}, "half a cosine from the full rate to 0", COSINE),
     Choice("linear", "schedule", schedule.linear_decay, {}, "a straight line from the full rate to 0", LINEAR),
+    Choice("inverse_sqrt", "schedule", schedule.inverse_sqrt, {}, "one over the root of the step"),
+    Choice("step", "schedule", schedule.step_decay, {}, "a tenth of the rate from each of three milestones on"),
 )
 
 PENALTIES = (

@@ -61,7 +61,7 @@ def choices(axis: str | None = None, kind: Kind | None = None) -> tuple[Choice, 
     """All choices, of one axis or of all, that fit tasks of ``kind``.
 
     >>> [choice.name for choice in choices("schedule")]
-    ['constant', 'cosine', 'linear']
+    ['constant', 'cosine', 'linear', 'inverse_sqrt', 'step']
     """
     if axis is not None:
         check_choice("axis", axis, AXES)

@@ -53,7 +53,8 @@ class Subspace(Rule):
     def whole_gradient(self, grad: Tensor, param: Tensor, hyper: Hyper) -> Tensor:
         """The gradient as ``direction`` gets it, in the parameter's precision as the state is."""
         grad = upcast(grad).to(upcast(param).dtype)
-        return grad + hyper["weight_decay"] * upcast(param) if self.decay == "l2" else grad
+        decays = self.decay == "l2" and "weight_decay" in hyper
+        return grad + hyper["weight_decay"] * upcast(param) if decays else grad
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,9 +53,9 @@ class NeuralAcquisitionProcess(nn.Module):
     Raises:
         ValueError, TypeError: for arguments that do not fit.
 
-    Source: Maraval et al. (2023), arXiv:2305.15930, section 4; the defaults are those of the authors' code. There the
-    weights start at a deviation of 0.01, here as PyTorch's layers start, and the incumbent before all is 0, here
-    ``-bound``. Value, which sees the incumbent and t / T alone, is as there.
+    Source: Maraval et al. (2023), arXiv:2305.15930; the defaults are those of the authors' code. There the weights
+    start at a deviation of 0.01, here as PyTorch's layers start. The value sees the incumbent and t / T alone, as
+    there; the incumbent is ``-bound`` before anything is known, which could not be compared.
 
     >>> process = NeuralAcquisitionProcess(2, width=8, layers=1, heads=2, buckets=5)
     >>> found = process(torch.rand(3, 2), torch.randn(3), torch.rand(7, 2), torch.tensor(0.5))
@@ -193,7 +193,8 @@ class NeuralProcessSearch(Search):
     Raises:
         ValueError, TypeError: for arguments that do not fit.
 
-    Source: Maraval et al. (2023), arXiv:2305.15930; the likeliest action, as the authors' tests take.
+    Source: Maraval et al. (2023), arXiv:2305.15930; the likeliest action, as their code takes where it is
+    deterministic. While a process has learnt little, actions drawn by its policy do better.
 
     >>> process = NeuralAcquisitionProcess(1, width=8, layers=1, heads=2, buckets=5)
     >>> search = NeuralProcessSearch(process, torch.linspace(0, 1, 4)[:, None], budget=4)

@@ -1,0 +1,356 @@
+"""Online learning: mirror descent that plays against a guess of the next gradient, and its regret measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from math import sqrt
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from minimand._checks import check_floating, check_same_device, check_same_shape, is_concrete
+from minimand._numerics import downcast, upcast
+from minimand.hyper import HyperSpec
+from minimand.source import Source, from_paper
+
+OPTIMISTIC = Source(
+    "Optimistic Online Mirror Descent for Bridging Stochastic and Adversarial Online Convex Optimization",
+    "Chen et al.",
+    2023,
+    "2302.04552",
+)
+POSITIVE = HyperSpec(1.0, low=0.0, closed="neither")
+NONNEGATIVE = HyperSpec(1.0, low=0.0, closed="left")
+Loss = Callable[[Tensor], Tensor]
+
+
+# Where plays lie.
+
+
+class Mirror(Protocol):
+    """A convex set and the geometry in which distances over it are measured, both over the last dimension.
+
+    Points are held by coordinates in which a step is a sum: those of ``coordinates``, made plays by ``point``.
+    """
+
+    def coordinates(self, point: Tensor) -> Tensor:
+        """How a point of the set is held."""
+        ...
+
+    def point(self, coordinates: Tensor) -> Tensor:
+        """The point that is held so."""
+        ...
+
+    def step(self, coordinates: Tensor, direction: Tensor) -> Tensor:
+        """Of argmin over y in the set of <direction, y> + D(y, x), the coordinates, for x held by coordinates."""
+        ...
+
+    def best(self, direction: Tensor) -> Tensor:
+        """The point of the set at which <direction, .> is least."""
+        ...
+
+    def dual_norm(self, gradient: Tensor) -> Tensor:
+        """(...): the norm of gradients (..., d) dual to that in which the divergence is strongly convex."""
+        ...
+
+    def reach(self, point: Tensor) -> Tensor:
+        """(...): the largest divergence D(u, point) of any u in the set."""
+        ...
+
+
+@from_paper(OPTIMISTIC)
+@dataclass(frozen=True)
+class Ball:
+    """||x|| <= radius, around 0, in Euclidean geometry: D(y, x) = ||y - x||^2 / 2.
+
+    >>> Ball(5.0).step(torch.tensor([3.0, 4.0]), torch.tensor([-3.0, -4.0]))  # (6, 8), brought back
+    tensor([3., 4.])
+    """
+
+    radius: float = 1.0
+
+    def __post_init__(self) -> None:
+        POSITIVE.check("radius", self.radius)
+
+    def coordinates(self, point: Tensor) -> Tensor:
+        """The point of the ball nearest to ``point``."""
+        return point * (self.radius / _length(point).clamp(min=self.radius))[..., None]
+
+    def point(self, coordinates: Tensor) -> Tensor:
+        """Themselves."""
+        return coordinates
+
+    def step(self, coordinates: Tensor, direction: Tensor) -> Tensor:
+        """x - direction, projected."""
+        return self.coordinates(coordinates - direction)
+
+    def best(self, direction: Tensor) -> Tensor:
+        """-radius direction / ||direction||; 0 for none."""
+        length = _length(direction)
+        return -direction * (self.radius / torch.where(length == 0, 1, length))[..., None]
+
+    def dual_norm(self, gradient: Tensor) -> Tensor:
+        """The Euclidean one."""
+        return _length(gradient)
+
+    def reach(self, point: Tensor) -> Tensor:
+        """(||point|| + radius)^2 / 2."""
+        return (_length(point) + self.radius).square() / 2
+
+
+@from_paper(OPTIMISTIC)
+@dataclass(frozen=True)
+class Box:
+    """low <= x_i <= high in each coordinate, in Euclidean geometry.
+
+    >>> Box(0.0, 1.0).step(torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.25]))
+    tensor([0.0000, 0.2500])
+    """
+
+    low: float = -1.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"high must be above low, {self.low:g}; got {self.high:g}")
+
+    def coordinates(self, point: Tensor) -> Tensor:
+        """The point of the box nearest to ``point``."""
+        return point.clamp(self.low, self.high)
+
+    def point(self, coordinates: Tensor) -> Tensor:
+        """Themselves."""
+        return coordinates
+
+    def step(self, coordinates: Tensor, direction: Tensor) -> Tensor:
+        """x - direction, projected."""
+        return self.coordinates(coordinates - direction)
+
+    def best(self, direction: Tensor) -> Tensor:
+        """The corner opposite to ``direction``."""
+        return torch.where(direction > 0, torch.full_like(direction, self.low), self.high)
+
+    def dual_norm(self, gradient: Tensor) -> Tensor:
+        """The Euclidean one."""
+        return _length(gradient)
+
+    def reach(self, point: Tensor) -> Tensor:
+        """Half the squared distance to the farthest corner."""
+        return (point - self.low).maximum(self.high - point).square().sum(-1) / 2
+
+
+@from_paper(OPTIMISTIC)
+@dataclass(frozen=True)
+class Simplex:
+    """x_i > 0 with sum 1, in the geometry of entropy: D(y, x) = sum_i y_i ln(y_i / x_i). Points are held by logarithms.
+
+    >>> plays = Simplex()
+    >>> even = plays.coordinates(torch.tensor([0.5, 0.5]))
+    >>> plays.point(plays.step(even, torch.tensor([0.0, 3.0]).log1p()))  # in proportion to e^{-direction}
+    tensor([0.8000, 0.2000])
+    """
+
+    def coordinates(self, point: Tensor) -> Tensor:
+        """ln x, for x in proportion to ``point``, which must be positive."""
+        if is_concrete(point) and not bool((point > 0).all()):
+            raise ValueError(f"start must be positive everywhere; got {point.min().item():g}")
+        return (point / point.sum(-1, keepdim=True)).log()
+
+    def point(self, coordinates: Tensor) -> Tensor:
+        """e to them."""
+        return coordinates.softmax(-1)
+
+    def step(self, coordinates: Tensor, direction: Tensor) -> Tensor:
+        """ln x - direction, normalised."""
+        return (coordinates - direction).log_softmax(-1)
+
+    def best(self, direction: Tensor) -> Tensor:
+        """The vertex at which ``direction`` is least."""
+        return torch.zeros_like(direction).scatter(-1, direction.argmin(-1, keepdim=True), 1.0)
+
+    def dual_norm(self, gradient: Tensor) -> Tensor:
+        """The largest entry's size."""
+        return gradient.abs().amax(-1)
+
+    def reach(self, point: Tensor) -> Tensor:
+        """-ln of the smallest entry."""
+        return -point.amin(-1).log()
+
+
+# How far it steps.
+
+
+@from_paper(replace(OPTIMISTIC, where="convex and smooth functions"))
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveRate:
+    """eta_t = D / sqrt(10 D^2 L^2 + 4 G^2 + V_{t-1}),  V_t = sum_{s <= t} ||g_s - g_{s-1}||^2,  g_0 = 0.
+
+    Args:
+        diameter: D, the largest distance of two points of the set.
+        gradient: G, the largest norm of a gradient.
+        smoothness: L, by how much the expected losses' gradients change per distance; 0 where that is not known.
+
+    Source: Chen et al. (2023), arXiv:2302.04552. The 10 was not compared with the paper's text; it is what its regret
+    bound follows from (``sea_regret_bound``).
+    """
+
+    diameter: float
+    gradient: float
+    smoothness: float = 0.0
+
+    def __post_init__(self) -> None:
+        POSITIVE.check("diameter", self.diameter)
+        POSITIVE.check("gradient", self.gradient)
+        NONNEGATIVE.check("smoothness", self.smoothness)
+
+    def __call__(self, round: Tensor, variation: Tensor) -> Tensor:
+        """The rate of round t, from 1, after a variation V_{t-1}."""
+        base = 10 * (self.diameter * self.smoothness) ** 2 + 4 * self.gradient**2
+        return self.diameter / (base + variation).sqrt()
+
+
+@from_paper(replace(OPTIMISTIC, where="strongly convex and smooth functions"))
+@dataclass(frozen=True)
+class StronglyConvexRate:
+    """eta_t = 2 / (curvature t), for expected losses that are ``curvature``-strongly convex.
+
+    Source: Chen et al. (2023), arXiv:2302.04552. The 2 could not be compared with the paper's text.
+    """
+
+    curvature: float
+
+    def __post_init__(self) -> None:
+        POSITIVE.check("curvature", self.curvature)
+
+    def __call__(self, round: Tensor, variation: Tensor) -> Tensor:
+        """The rate of round t, from 1."""
+        return 2 / (self.curvature * round)
+
+
+@from_paper(replace(OPTIMISTIC, where="convex and smooth functions"))
+def sea_regret_bound(
+    diameter: float, gradient: float, smoothness: float, variance: float, drift: float
+) -> float:
+    """What ``AdaptiveRate``'s expected regret on a set in Euclidean geometry stays under.
+
+    5 sqrt(10) D^2 L + (5 sqrt(5) / 2) D G + 5 sqrt(2) D sqrt(variance) + 5 D sqrt(drift)
+
+    It follows from sum_t <g_t, x_t - u> <= D^2 / (2 eta_T) + sum_t eta_t ||g_t - g_{t-1}||^2 - sum_t (||x_t - xh_t||^2
+    + ||x_t - xh_{t+1}||^2) / (2 eta_t): the sums are at most (5/2) D sqrt(10 D^2 L^2 + 4 G^2 + V_T), and what of V_T
+    comes from moving is paid for by the negative terms.
+
+    Args:
+        diameter, gradient, smoothness: as in ``AdaptiveRate``.
+        variance: sum over rounds of the largest E||grad f_t(x) - grad F_t(x)||^2, with F_t the expectation of f_t.
+        drift: sum over rounds from the second of the largest ||grad F_t(x) - grad F_{t-1}(x)||^2.
+
+    Source: Chen et al. (2023), arXiv:2302.04552. The constants were derived as said, not compared with the paper's.
+
+    >>> round(sea_regret_bound(2.0, 0.0, 0.0, variance=2.0, drift=1.0), 6)  # 5 * 2 * 2 + 5 * 2
+    30.0
+    """
+    given = {"diameter": diameter, "gradient": gradient, "smoothness": smoothness, "variance": variance, "drift": drift}
+    for name, value in given.items():
+        NONNEGATIVE.check(name, value)
+    fixed = 5 * sqrt(10) * diameter**2 * smoothness + 2.5 * sqrt(5) * diameter * gradient
+    return fixed + 5 * diameter * (sqrt(2 * variance) + sqrt(drift))
+
+
+# The learner.
+
+
+class OnlineState(NamedTuple):
+    """What a learner carries from round to round: tensors only."""
+
+    center: Tensor  # xh_t by the mirror's coordinates, (..., d)
+    hint: Tensor  # M_t, the last gradient
+    variation: Tensor  # V_{t-1}, (...)
+    round: Tensor  # t, 0-d
+
+
+@from_paper(OPTIMISTIC)
+@dataclass(frozen=True)
+class OptimisticMirrorDescent:
+    """Mirror descent that first steps by a guess of the gradient, and then from where it was by the gradient itself.
+
+    x_t = argmin_x eta_t <M_t, x> + D(x, xh_t);  xh_{t+1} = argmin_x eta_t <g_t, x> + D(x, xh_t)
+
+    The guess M_t is the last gradient, at first 0. Leading dimensions are learners of their own.
+
+    Args:
+        mirror: the set and its geometry: ``Ball``, ``Box``, ``Simplex``, or another ``Mirror``.
+        rate: eta, a number above 0, or a rule (round, variation) -> eta that never grows.
+
+    Raises:
+        ValueError, TypeError: for shapes, types, devices or a rate that do not fit.
+
+    Source: Chen et al. (2023), arXiv:2302.04552, optimistic online mirror descent.
+
+    >>> learner = OptimisticMirrorDescent(Ball(1.0), rate=0.25)
+    >>> state = learner.init(torch.zeros(2))
+    >>> learner.play(state)
+    tensor([0., 0.])
+    >>> state = learner.observe(torch.tensor([1.0, -1.0]), state)
+    >>> learner.play(state)  # from (-1/4, 1/4), expecting the same gradient again
+    tensor([-0.5000,  0.5000])
+    """
+
+    mirror: Mirror
+    rate: float | Callable[[Tensor, Tensor], Tensor]
+
+    def __post_init__(self) -> None:
+        if not callable(self.rate):
+            POSITIVE.check("rate", self.rate)
+
+    def init(self, start: Tensor) -> OnlineState:
+        """The state before the first round, xh_1 the point of the set at ``start`` (..., d)."""
+        check_floating("start", start)
+        if start.ndim == 0 or start.shape[-1] == 0:
+            raise ValueError(f"start must have shape (..., d) with d >= 1; got {tuple(start.shape)}")
+        center = self.mirror.coordinates(upcast(start))
+        return OnlineState(center, torch.zeros_like(start), center.new_zeros(start.shape[:-1]), center.new_ones(()))
+
+    def play(self, state: OnlineState) -> Tensor:
+        """x_t (..., d), in the start's type."""
+        direction = self.step_size(state)[..., None] * upcast(state.hint)
+        return downcast(self.mirror.point(self.mirror.step(state.center, direction)), state.hint.dtype)
+
+    def observe(self, gradient: Tensor, state: OnlineState) -> OnlineState:
+        """The state of the next round, given this one's gradient at x_t."""
+        check_floating("gradient", gradient)
+        check_same_shape(start=state.hint, gradient=gradient)
+        check_same_device(start=state.hint, gradient=gradient)
+        wide, hint = upcast(gradient).to(state.center.dtype), upcast(state.hint)
+        center = self.mirror.step(state.center, self.step_size(state)[..., None] * wide)
+        variation = state.variation + (wide - hint).square().sum(-1)
+        return OnlineState(center, downcast(wide, state.hint.dtype), variation, state.round + 1)
+
+    def step_size(self, state: OnlineState) -> Tensor:
+        """eta_t (...)."""
+        if callable(self.rate):
+            return self.rate(state.round, state.variation).expand(state.variation.shape)
+        return torch.full_like(state.variation, self.rate)
+
+
+# The regret.
+
+
+@dataclass(frozen=True)
+class Regret:
+    """How much more was lost over a game than by the best fixed point in hindsight, per learner (...).
+
+    Args:
+        losses: (T, ...), what was lost in each round.
+        best: (..., d), the point compared with.
+        regret: the sum of the losses minus that of ``best``, up to each round: (T, ...).
+        bound: what no sequence of convex losses could bring the last of ``regret`` past, by the gradients that came:
+            max_u D(u, xh_1) / eta_T + sum_t (eta_t / 2) ||g_t - M_t||_*^2, with ``reach`` of the set in place of the
+            start's where the rate falls; infinite where the mirror knows no reach.
+    """
+
+    losses: Tensor
+    best: Tensor
+    regret: Tensor
+    bound: Tensor
