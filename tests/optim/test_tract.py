@@ -125,6 +125,7 @@ def test_compiled_and_stacked_layers_give_the_same_gradients(kind, sizes, shape)
     wanted = gradient_of(layer, x, 1.0).clone()
     gradient_of(layer, x, 1.0)
     layer.zero_grad()
+    torch._dynamo.reset()
     torch.compile(lambda x: layer(x).sum(), fullgraph=True, backend="aot_eager")(x).backward()
     torch.testing.assert_close(layer.weight.grad, wanted)
     params = {name: torch.stack([p.detach(), 2 * p.detach()]) for name, p in layer.named_parameters()}

@@ -6,10 +6,48 @@ functions; ``BatchedTrainer`` trains hundreds of models with one rule together.
 
 from minimand.optim import rules
 from minimand.optim.batch_size import BatchSizeTest, GradientSums
+from minimand.optim.curvature import (
+    empirical_fisher_vp,
+    fisher_vp,
+    ggn_vp,
+    gradient_covariance_vp,
+    hvp,
+)
+from minimand.optim.curvature_operator import CurvatureOperator
+from minimand.optim.diagnostics import (
+    OpposingSignalModel,
+    OpposingSignals,
+    gradient_cosine,
+    opposing_groups,
+    opposing_signals,
+)
+from minimand.optim.diagonals import gauss_newton_bartlett_diagonal, hutchinson_diagonal
 from minimand.optim.distributed import DistributedOptimizer
 from minimand.optim.floor import COSTS, state_bytes, step_bytes
 from minimand.optim.inverse_fisher import InverseFisher, obs_prune
+from minimand.optim.lanczos import (
+    Lanczos,
+    SpectralDensity,
+    TopEigenvalues,
+    lanczos,
+    outlier_count,
+    spectral_density,
+    top_eigenvalues,
+)
 from minimand.optim.objective import Composite, module_objective
+from minimand.optim.online import (
+    AdaptiveRate,
+    Ball,
+    Box,
+    Mirror,
+    OnlineState,
+    OptimisticMirrorDescent,
+    Regret,
+    Simplex,
+    StronglyConvexRate,
+    play_online,
+    sea_regret_bound,
+)
 from minimand.optim.optimizer import RuleOptimizer, optimizer_of
 from minimand.optim.refine import ScheduleRecorder, last_iterate_bound, last_iterate_steps, refine_schedule
 from minimand.optim.rule import Rule
@@ -60,6 +98,13 @@ from minimand.optim.solvers import (
     margin_objective,
     minimise,
     normalized_logistic_step,
+)
+from minimand.optim.spikes import (
+    bbp_top_eigenvalue,
+    effective_batch,
+    heavy_ball_from_spectrum,
+    scale_lr,
+    spiked_top_eigenvalue,
 )
 from minimand.optim.tract import TrActConv2d, TrActLinear, tract, tract_gradient
 from minimand.optim.trainer import BatchedTrainer, stack_modules
@@ -116,10 +161,30 @@ __all__ = [
     "state_bytes",
     "step_bytes",
     "COSTS",
+    "hvp",
+    "ggn_vp",
+    "fisher_vp",
+    "empirical_fisher_vp",
+    "gradient_covariance_vp",
+    "CurvatureOperator",
+    "lanczos",
+    "Lanczos",
+    "top_eigenvalues",
+    "TopEigenvalues",
+    "spectral_density",
+    "SpectralDensity",
+    "outlier_count",
+    "hutchinson_diagonal",
+    "gauss_newton_bartlett_diagonal",
     "InverseFisher",
     "obs_prune",
     "BatchSizeTest",
     "GradientSums",
+    "effective_batch",
+    "spiked_top_eigenvalue",
+    "bbp_top_eigenvalue",
+    "scale_lr",
+    "heavy_ball_from_spectrum",
     "constant",
     "linear_decay",
     "cosine_decay",
@@ -130,6 +195,11 @@ __all__ = [
     "ScheduleRecorder",
     "last_iterate_steps",
     "last_iterate_bound",
+    "opposing_signals",
+    "OpposingSignals",
+    "opposing_groups",
+    "gradient_cosine",
+    "OpposingSignalModel",
     "Composite",
     "module_objective",
     "minimise",
@@ -174,6 +244,17 @@ __all__ = [
     "gradient_norm_penalty",
     "IgniteMultiplier",
     "ascend_surrogate",
+    "OptimisticMirrorDescent",
+    "OnlineState",
+    "Mirror",
+    "Ball",
+    "Box",
+    "Simplex",
+    "AdaptiveRate",
+    "StronglyConvexRate",
+    "play_online",
+    "Regret",
+    "sea_regret_bound",
     "tract_gradient",
     "TrActLinear",
     "TrActConv2d",

@@ -95,7 +95,7 @@ def gradient_cosine(loss: Callable[[Params, Any], Tensor], params: Params, a: An
 
 
 @from_paper(OPPOSING)
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OpposingSignals:
     """Two groups of samples that a training step pulled apart, as ``opposing_signals`` finds them.
 
@@ -155,7 +155,7 @@ def opposing_signals(
     ...     optimizer.zero_grad(); nn.functional.mse_loss(model(x), y).backward(); optimizer.step()
     >>> found = opposing_signals(model, lambda z, y: (z - y).square().flatten(), [(x, y)], step, k=1, follow=2)
     >>> found.rise, found.fall, found.cosine  # of the two large inputs with one target
-    (tensor([0]), tensor([1]), -1.0)
+    (tensor([1]), tensor([0]), -1.0)
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module; got {type(model).__name__}")
@@ -197,7 +197,7 @@ def opposing_signals(
 
 
 @from_paper(replace(OPPOSING, where="two-layer linear network"))
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OpposingSignalModel:
     """A two-layer linear network on data with one large feature that two groups use in opposite directions.
 

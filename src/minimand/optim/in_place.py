@@ -87,6 +87,8 @@ def _together(program: Callable[..., Any], like: Sequence[Tensor], numbers: Sequ
         for i in range(0, last, len(like)):
             program(*args[i : i + len(like)], *args[last:])
 
+    # The compiler counts recompilations by code object, and every program's would be this one.
+    steps.__code__ = steps.__code__.replace(co_name=f"steps_{id(program)}")
     joint = compiled(steps, dynamic=True)
     # Sizes that differ at the first call are free ever after; such as are worth a second thread.
     sizes = range(SMALL, SMALL + TOGETHER)

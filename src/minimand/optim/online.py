@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from math import sqrt
+from math import inf, sqrt
 from typing import NamedTuple, Protocol
 
 import torch
@@ -59,6 +59,10 @@ class Mirror(Protocol):
         """(...): the largest divergence D(u, point) of any u in the set."""
         ...
 
+    def spread(self, like: Tensor) -> float:
+        """The largest divergence of any two points of the size of ``like``'s."""
+        ...
+
 
 @from_paper(OPTIMISTIC)
 @dataclass(frozen=True)
@@ -98,6 +102,10 @@ class Ball:
     def reach(self, point: Tensor) -> Tensor:
         """(||point|| + radius)^2 / 2."""
         return (_length(point) + self.radius).square() / 2
+
+    def spread(self, like: Tensor) -> float:
+        """Half the squared diameter."""
+        return 2 * self.radius**2
 
 
 @from_paper(OPTIMISTIC)
@@ -140,6 +148,10 @@ class Box:
         """Half the squared distance to the farthest corner."""
         return (point - self.low).maximum(self.high - point).square().sum(-1) / 2
 
+    def spread(self, like: Tensor) -> float:
+        """Half the squared diagonal."""
+        return like.shape[-1] * (self.high - self.low) ** 2 / 2
+
 
 @from_paper(OPTIMISTIC)
 @dataclass(frozen=True)
@@ -177,6 +189,10 @@ class Simplex:
     def reach(self, point: Tensor) -> Tensor:
         """-ln of the smallest entry."""
         return -point.amin(-1).log()
+
+    def spread(self, like: Tensor) -> float:
+        """Without bound: points may be near the edge."""
+        return inf
 
 
 # How far it steps.
@@ -230,9 +246,7 @@ class StronglyConvexRate:
 
 
 @from_paper(replace(OPTIMISTIC, where="convex and smooth functions"))
-def sea_regret_bound(
-    diameter: float, gradient: float, smoothness: float, variance: float, drift: float
-) -> float:
+def sea_regret_bound(diameter: float, gradient: float, smoothness: float, variance: float, drift: float) -> float:
     """What ``AdaptiveRate``'s expected regret on a set in Euclidean geometry stays under.
 
     5 sqrt(10) D^2 L + (5 sqrt(5) / 2) D G + 5 sqrt(2) D sqrt(variance) + 5 D sqrt(drift)
@@ -337,20 +351,66 @@ class OptimisticMirrorDescent:
 # The regret.
 
 
-@dataclass(frozen=True)
-class Regret:
-    """How much more was lost over a game than by the best fixed point in hindsight, per learner (...).
+class Regret(NamedTuple):
+    """How much more was lost over a game than by the best fixed point in hindsight, per learner.
 
     Args:
         losses: (T, ...), what was lost in each round.
-        best: (..., d), the point compared with.
-        regret: the sum of the losses minus that of ``best``, up to each round: (T, ...).
-        bound: what no sequence of convex losses could bring the last of ``regret`` past, by the gradients that came:
-            max_u D(u, xh_1) / eta_T + sum_t (eta_t / 2) ||g_t - M_t||_*^2, with ``reach`` of the set in place of the
-            start's where the rate falls; infinite where the mirror knows no reach.
+        linear: (T, ...), sum_{s <= t} <g_s, x_s> - min_u sum_{s <= t} <g_s, u>: the regret where losses are linear,
+            and no less than it where they are convex.
+        bound: (...), what the last of ``linear`` cannot be above, by the gradients that came.
     """
 
     losses: Tensor
-    best: Tensor
-    regret: Tensor
+    linear: Tensor
     bound: Tensor
+
+
+@from_paper(OPTIMISTIC)
+def play_online(learner: OptimisticMirrorDescent, losses: Iterable[Loss], start: Tensor) -> Regret:
+    """Let a learner play against convex losses, and measure its regret beside the bound of its analysis.
+
+    sum_t <g_t, x_t - u> <= B / eta_T + sum_t (eta_t / 2) ||g_t - M_t||_*^2
+
+    with B the largest divergence of a point from the start, of any two points where the rate is no single number:
+    infinite in entropy's geometry. It holds for every sequence and every rate that never grows.
+
+    Args:
+        learner: who plays.
+        losses: in order, each a function of the plays (..., d) that gives (...), one loss a learner.
+        start: (..., d).
+
+    Source: Chen et al. (2023), arXiv:2302.04552; Rakhlin & Sridharan (2013), arXiv:1208.3728, for the bound.
+
+    >>> linear = lambda x: x[..., 0]
+    >>> game = play_online(OptimisticMirrorDescent(Ball(1.0), rate=0.5), [linear] * 4, torch.zeros(1))
+    >>> game.losses.tolist(), game.linear[-1].item(), game.bound.item()  # always -1 would have lost -4
+    ([0.0, -1.0, -1.0, -1.0], 1.0, 1.25)
+    """
+    state = learner.init(start)
+    reach = learner.mirror.reach(learner.mirror.point(state.center))
+    if callable(learner.rate):
+        reach = torch.full_like(reach, learner.mirror.spread(start))
+    total = paid = surprise = torch.zeros_like(state.variation)[..., None]
+    found, regrets, rate = [], [], learner.step_size(state)
+    for loss in losses:
+        play = learner.play(state)
+        gradient, lost = torch.func.grad(lambda x, loss=loss: _summed(loss(x)), has_aux=True)(play)
+        wide = upcast(gradient)
+        rate = learner.step_size(state)
+        surprise = surprise + (rate * learner.mirror.dual_norm(wide - upcast(state.hint)).square() / 2)[..., None]
+        total, paid = total + wide, paid + (wide * upcast(play)).sum(-1, keepdim=True)
+        regrets.append((paid - (total * learner.mirror.best(total)).sum(-1, keepdim=True))[..., 0])
+        found.append(lost)
+        state = learner.observe(gradient, state)
+    if not found:
+        raise ValueError("losses must hold at least one loss; got none")
+    return Regret(torch.stack(found), torch.stack(regrets), reach / rate + surprise[..., 0])
+
+
+def _summed(loss: Tensor) -> tuple[Tensor, Tensor]:
+    return loss.sum(), loss
+
+
+def _length(value: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(value, dim=-1)

@@ -16,9 +16,11 @@ from minimand.optim.in_place import InPlaceStep, Vectors, fits_vectors
 from minimand.optim.rule import FALLBACK, Event, Hyper, Rule, State, events
 from minimand.optim.tensor_list import TensorList
 
+GIVEN = "lr_given"  # a group's rate before schedules changed it
+
 
 class RuleOptimizer(torch.optim.Optimizer):
-    """A rule as a drop-in optimizer.
+    """A rule as a drop-in optimizer. A schedule of ``lr`` moves a matrix rule's ``fallback_lr`` in proportion.
 
     Args:
         params: parameters, (name, parameter) pairs, or groups of either. A group may set any hyper, and
@@ -76,8 +78,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {name: value for name, value in self.__dict__.items() if name not in _MADE_ANEW}
-        return {**super().__getstate__(), **kept}
+        # By name: a scheduler leaves a wrapper of ``step`` here that cannot be pickled.
+        return {**super().__getstate__(), **{name: self.__dict__[name] for name in _KEPT}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({**state, **{name: {} for name in _MADE_ANEW}})
@@ -101,6 +103,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         except Exception:
             self.param_groups.pop()
             raise
+        if self.rule.fallback is not None:
+            group.setdefault(GIVEN, float(group["lr"]))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; every tensor keeps its own dtype, which stock PyTorch would cast to the parameter's."""
@@ -117,6 +121,11 @@ class RuleOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Take one step. ``closure`` recomputes the loss, which is returned."""
+        if torch.compiler.is_dynamo_compiling():  # a step compiles its own formula, and its bookkeeping is Python's
+            return cast(Any, torch.compiler.disable(RuleOptimizer._step))(self, closure)
+        return self._step(closure)
+
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -173,7 +182,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             elif len(bucket) > 1:
                 step = self._step_foreach if bucket[0].rule.event == "element" else self._step_stacked
                 step(bucket, plan.values, grads, hyper)
-            elif self.compile or bucket[0].rule.event == "matrix":
+            elif self.compile or bucket[0].rule.event in ("tensor", "matrix"):
                 self._step_traced(bucket[0], plan.values, grads, hyper)
             else:
                 self._step_one(bucket[0], plan.values, grads, hyper)
@@ -312,6 +321,8 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _hyper(self, group: dict[str, Any], device: torch.device) -> Hyper:
         where = device if self.capturable else torch.device("cpu")
         numbers = _ungrouped(group, self.rule)
+        if group.get(GIVEN):
+            numbers[FALLBACK + "lr"] = numbers[FALLBACK + "lr"] * (numbers["lr"] / group[GIVEN])
         return {name: self._number(value, where) for name, value in numbers.items() if not _is_no_decay(name, value)}
 
     def _number(self, value: float | Tensor, device: torch.device) -> Tensor:
@@ -325,6 +336,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         return self._constants[key]
 
 
+_KEPT = ("rule", "foreach", "capturable", "compile", "_counts")
 _MADE_ANEW = ("_programs", "_plans", "_constants")  # by every process that loads or copies an optimizer
 
 

@@ -103,7 +103,7 @@ class Rule:
         """Whether the rule acts on this parameter; others go to ``fallback``."""
         if self.event != "matrix":
             return True
-        return param.ndim >= 2 and min(param.shape[0], param[0].numel()) > 1
+        return param.ndim >= 2 and min(param.shape[0], param.shape[1:].numel()) > 1
 
     def check(self, hyper: Mapping[str, float | Tensor]) -> None:
         """ValueError for an unknown hyper or one outside its range, naming it."""

@@ -83,9 +83,9 @@ def spiked_top_eigenvalue(top: Tensor, noise: float | Tensor) -> Tensor:
     tensor([2.5000, 2.0000])
     """
     check_floating("top", top)
-    l, t = upcast(top), _noise_like(top, "noise", noise, NOISE)
-    inside = l <= t  # NaN is not, and shows
-    above = l + t * (t / torch.where(inside, 1, l))
+    full, t = upcast(top), _noise_like(top, "noise", noise, NOISE)
+    inside = full <= t  # NaN is not, and shows
+    above = full + t * (t / torch.where(inside, 1, full))
     return downcast(torch.where(inside, 2 * t, above), top.dtype)
 
 
@@ -113,11 +113,11 @@ def bbp_top_eigenvalue(top: Tensor, ratio: float | Tensor, bulk: float | Tensor 
     tensor([7.5000, 5.8284])
     """
     check_floating("top", top)
-    l, q = upcast(top), _noise_like(top, "ratio", ratio, RATIO)
+    spike, q = upcast(top), _noise_like(top, "ratio", ratio, RATIO)
     s2 = _noise_like(top, "bulk", bulk, NOISE)
     edge = 1 + q.sqrt()
-    inside = l <= s2 * edge
-    above = l * (1 + q * s2 / torch.where(inside, 1, l - s2))
+    inside = spike <= s2 * edge
+    above = spike * (1 + q * s2 / torch.where(inside, 1, spike - s2))
     return downcast(torch.where(inside, s2 * edge.square(), above), top.dtype)
 
 
@@ -175,14 +175,14 @@ def heavy_ball_from_spectrum(largest: float | Tensor, smallest: float | Tensor) 
 
 def _noise_like(top: Tensor, name: str, value: float | Tensor, spec: HyperSpec) -> Tensor:
     """A number, or a tensor that broadcasts with ``top``, checked and in the type that ``top`` is computed in."""
-    spec.check(name, value)
     wide = upcast(top)
     if not isinstance(value, Tensor):
+        spec.check(name, value)
         return torch.full((), float(value), dtype=wide.dtype, device=wide.device)
-    check_floating(name, value)
+    spec.check(name, check_floating(name, value))
     check_same_device(top=top, **{name: value})
     try:
-        torch.broadcast_shapes(top.shape, value.shape)
+        torch.broadcast_tensors(top, value)  # broadcast_shapes would load SymPy
     except RuntimeError as error:
         raise ValueError(
             f"{name} must broadcast with top's shape {tuple(top.shape)}; got {tuple(value.shape)}"

@@ -126,7 +126,7 @@ class TrActLinear(nn.Linear):
         """Pre-activations (..., m) of inputs (..., n)."""
         if not self.weight.requires_grad:
             return super().forward(input)
-        _check_inputs(input, (self.in_features,), "(..., {})")
+        _check_inputs(input, self.in_features, 1, "(..., {})")
         z = F.linear(input, self.weight.detach(), self.bias)
         return _Activations.apply(z, self.weight, input.detach(), self.lam, None)
 
@@ -167,7 +167,7 @@ class TrActConv2d(nn.Conv2d):
         """Pre-activations (N, m, H', W') of images (N, c, H, W), or of one image without N."""
         if not self.weight.requires_grad:
             return super().forward(input)
-        _check_inputs(input, (self.in_channels, None, None), "(N, {}, H, W)")
+        _check_inputs(input, self.in_channels, 3, "(N, {}, H, W)")
         batch = input if input.ndim == 4 else input[None]
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
         padded = F.pad(batch, self._reversed_padding_repeated_twice, mode)
@@ -216,9 +216,7 @@ def tract(module: nn.Linear | nn.Conv2d, lam: float = 0.1) -> TrActLinear | TrAc
     return found.train(module.training)
 
 
-def _check_inputs(value: Tensor, ends: tuple[int | None, ...], wanted: str) -> None:
+def _check_inputs(value: Tensor, size: int, known: int, wanted: str) -> None:
     check_floating("input", value)
-    shape = value.shape[-len(ends) :]
-    fits = len(shape) == len(ends) and all(end in (None, size) for end, size in zip(ends, shape, strict=True))
-    if not fits or (len(ends) == 3 and value.ndim > 4):
-        raise ValueError(f"input must have shape {wanted.format(ends[0])}; got {tuple(value.shape)}")
+    if value.ndim < known or value.shape[-known] != size or (known == 3 and value.ndim > 4):
+        raise ValueError(f"input must have shape {wanted.format(size)}; got {tuple(value.shape)}")

@@ -146,32 +146,23 @@ def radial_projection(u: Tensor, weight: Tensor, grad: Tensor, delta: Tensor | f
         nonnegative(0.1).check("delta", delta)
     if weight.ndim < 2 or weight.numel() == 0:
         return u, torch.zeros((), dtype=torch.bool, device=weight.device)
-    shape = weight.shape
-    by_rows = [upcast(x).reshape(shape[0], -1) for x in (u, weight, grad)]
-    whole = [upcast(x).reshape(1, -1) for x in (u, weight, grad)]
-    rows_cosine, layer_cosine = (_largest_cosine(g, w) for _, w, g in (by_rows, whole))
-    rows_free = rows_cosine < delta / by_rows[1].shape[1] ** 0.5
+    u_rows, rows, grad_rows = (upcast(x).reshape(weight.shape[0], -1) for x in (u, weight, grad))
+    norms, grad_norms = (torch.linalg.vector_norm(x, dim=1, dtype=torch.float64) for x in (rows, grad_rows))
+    norm, grad_norm = (_or_one(torch.linalg.vector_norm(x)) for x in (norms, grad_norms))
+    # Of length one, since a product with a 1e30-sized gradient may be too large for float32.
+    along_grad = (grad_rows / grad_norm * rows).sum(1, dtype=torch.float64)
+    along_u = (u_rows * rows).sum(1, dtype=torch.float64)
+    cosines = along_grad.abs() / _or_one(norms * grad_norms / grad_norm)
+    rows_cosine, layer_cosine = cosines.amax(), along_grad.sum().abs() / norm
+    rows_free = rows_cosine < delta / rows.shape[1] ** 0.5
     layer_free = layer_cosine < delta / weight.numel() ** 0.5
-    row_u, layer_u = (_without_radial(u, w).reshape(shape) for u, w, _ in (by_rows, whole))
-    projected = torch.where(rows_free, row_u, torch.where(layer_free, layer_u, upcast(u)))
-    projected = torch.where(rows_cosine.isnan(), rows_cosine, projected)  # a comparison with NaN would hide it
-    return projected.to(u.dtype), rows_free | layer_free
+    by_rows, by_layer = along_u / _or_one(norms).square(), along_u.sum() / norm.square()
+    part = torch.where(rows_free, by_rows, torch.where(layer_free, by_layer, 0.0))
+    part = torch.where(rows_cosine.isnan(), rows_cosine, part)  # a comparison with NaN would hide it
+    projected = u_rows - part.to(rows.dtype)[:, None] * rows
+    return projected.reshape(u.shape).to(u.dtype), rows_free | layer_free
 
 
-def _largest_cosine(grad: Tensor, weight: Tensor) -> Tensor:
-    """The largest |cosine| over rows."""
-    return (_unit_rows(grad) * _unit_rows(weight)).sum(1).abs().amax()
-
-
-def _without_radial(u: Tensor, weight: Tensor) -> Tensor:
-    """``u`` less its projection on ``weight``, row by row."""
-    unit = _unit_rows(weight)
-    return u - (unit * u).sum(1, keepdim=True) * unit
-
-
-def _unit_rows(x: Tensor) -> Tensor:
-    """Rows over their norms, zero for zero; the largest entry is divided out first against overflow."""
-    largest = x.abs().amax(1, keepdim=True)
-    x = x / torch.where(largest > 0, largest, 1.0)
-    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)  # unlike a root of squares, differentiable at 0
-    return x / torch.where(norm > 0, norm, 1.0)
+def _or_one(norm: Tensor) -> Tensor:
+    """Norms to divide by, 1 for what is zero."""
+    return torch.where(norm > 0, norm, 1.0)
