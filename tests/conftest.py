@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock  # torch brings it
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -37,6 +39,25 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     from minimand.optim import trainer
 
     monkeypatch.setattr(trainer, "TRACED_FROM", 0)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """``made_once(name, make)``: a folder that ``make(folder)`` fills, in the first of all workers that asks for it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return once
 
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -93,9 +93,13 @@ worker(int(sys.argv[2]), pathlib.Path(sys.argv[3]))
 
 
 @pytest.fixture(scope="module")
-def ranks(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    call = [sys.executable, "-c", PROGRAM, str(request.config.rootpath)]
+def ranks(request, made_once):
+    folder = made_once("ranks", lambda folder: run_ranks(folder, str(request.config.rootpath)))
+    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+
+
+def run_ranks(folder, root):
+    call = [sys.executable, "-c", PROGRAM, root]
     running = [
         subprocess.Popen([*call, str(rank), str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for rank in range(RANKS)
@@ -106,7 +110,6 @@ def ranks(request, tmp_path_factory):
         for process in running:
             process.kill()
     assert [process.returncode for process in running] == [0] * RANKS, "\n".join(said)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 
 def alone(rule, resumed=False):

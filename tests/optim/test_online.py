@@ -54,14 +54,21 @@ def test_a_step_is_the_minimiser_that_defines_it(mirror):
         if isinstance(mirror, Box)
         else {"constraints": {"type": "ineq", "fun": lambda y: 0.49 - y @ y}}
     )
-    objective = lambda y: direction.numpy() @ y + ((y - start.numpy()) ** 2).sum() / 2
+
+    def objective(y):
+        return direction.numpy() @ y + ((y - start.numpy()) ** 2).sum() / 2
+
     wanted = minimize(objective, np.zeros(3), options={"ftol": 1e-14}, **inside).x
     np.testing.assert_allclose(mirror.step(start, direction), wanted, atol=1e-6)
 
 
 def test_a_step_in_the_simplex_is_the_minimiser_that_defines_it():
     start, direction = drawn(3).softmax(-1), drawn(3, seed=1)
-    objective = lambda z: (p := np.exp(z) / np.exp(z).sum()) @ (direction.numpy() + np.log(p / start.numpy()))
+
+    def objective(z):
+        p = np.exp(z) / np.exp(z).sum()
+        return p @ (direction.numpy() + np.log(p / start.numpy()))
+
     best = minimize(objective, np.zeros(3), tol=1e-12).x
     mirror = Simplex()
     found = mirror.point(mirror.step(mirror.coordinates(start), direction))

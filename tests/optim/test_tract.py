@@ -20,6 +20,7 @@ def drawn(*shape, seed=0, dtype=torch.float64):
 def gradient_of(layer, x, weights):
     layer.zero_grad()
     (layer(x) * weights).sum().backward()
+    assert layer.weight.grad is not None
     return layer.weight.grad
 
 

@@ -76,7 +76,7 @@ def test_methods_that_are_equal_but_for_chance_are_hardly_ever_called_different(
             methods,
             seeds=10,
             master_seed=master_seed,
-            engine="process",
+            engine="batched",
             budget=Budget(steps=1, batch_size=8, candidates=1, curve_points=1),
         )
         verdicts += [row.verdict for row in fair.run().rows if row.verdict != "baseline"]

@@ -7,7 +7,7 @@ characters of context. The rule under test trains the block's four matrices, and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from minimand.claims._library_text import library_text
 from minimand.claims.claim import Figure, Scale
-from minimand.optim import BatchedTrainer, linear_decay, rules
+from minimand.optim import BatchedTrainer, gauss_newton_bartlett_diagonal, linear_decay, rules
 from minimand.optim.rule import Hyper, Rule, State, events, fallback_hypers
 from minimand.optim.trainer import TrainerState
 
@@ -217,18 +217,6 @@ def _numbers(method: Method, rule: Rule, seeds: int) -> dict[str, float | Tensor
     rest = {"fallback_lr": REST_RATE, "fallback_beta2": 0.99, "fallback_eps": 1e-8, "fallback_weight_decay": 0.0}
     shared = rest if rule.fallback is not None else {}
     return {**shared, "weight_decay": 0.0, **method.hypers, "lr": rates}
-
-
-def gauss_newton_bartlett_diagonal(logits_fn: Callable[[Params], Tensor], params: Params, seed: int) -> Params:
-    """N g^2, with g the gradient of the mean loss over N predictions of labels drawn from the model's own softmax.
-
-    Source: Liu et al. (2023), arXiv:2305.14342, algorithm 2.
-    """
-    scores = logits_fn(params).flatten(0, -2)
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0]
-    grads = torch.func.grad(lambda p: F.cross_entropy(logits_fn(p).flatten(0, -2), labels))(params)
-    return {name: len(labels) * grad.square() for name, grad in grads.items()}
 
 
 def _observed(rule: Rule, params: Params, state: TrainerState, data: Tensor, rows: Tensor, step: int) -> TrainerState:

@@ -1,4 +1,8 @@
-"""Directional attacks: through a network, attacks and direct search together go further than direct search alone."""
+"""Directional attacks: through a network, attacks and direct search together go further than direct search alone.
+
+The search tries all three radii and takes the best. The authors' code stops at the first that gains; on the networks
+of development (seed 0) that ended higher on 13 of 20 and was ahead after 300 evaluations on 14, and this on 19 and 14.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def run(scale: Scale, seed: int) -> Measured:
     """f_t(x) = ||x - c||^2 / 2 + <noise_t, x> in the unit ball: one game a seed and noise, read at every horizon."""
     horizons, seeds = HORIZONS[scale], SEEDS[scale]
     generator = torch.Generator().manual_seed(seed)
-    centers = CENTER * on_sphere(seeds, DIM, generator)
+    centers = CENTER * on_sphere((seeds, DIM), generator)
     regrets = {noise: regret_at(horizons, noise, centers, generator) for noise in NOISES}  # (horizons, seeds)
     bounds = {noise: [bound(noise, horizon) for horizon in horizons] for noise in NOISES}
     slopes = {noise: np.polyfit(np.log(horizons), np.log(regrets[noise]), 1)[0] for noise in NOISES[1:]}
@@ -61,7 +61,7 @@ def run(scale: Scale, seed: int) -> Measured:
 def regret_at(horizons: tuple[int, ...], noise: float, centers: Tensor, generator: torch.Generator) -> np.ndarray:
     """(horizons, seeds): the regret against the best fixed point of the first rounds, as many as each horizon."""
     rounds = horizons[-1]
-    noises = noise * on_sphere(rounds, len(centers), DIM, generator)
+    noises = noise * on_sphere((rounds, len(centers), DIM), generator)
     rate = AdaptiveRate(diameter=DIAMETER, gradient=gradient_bound(noise), smoothness=SMOOTHNESS)
     losses = [lambda x, z=z: quadratic(x, centers, z) for z in noises]
     lost = play_online(OptimisticMirrorDescent(Ball(1.0), rate), losses, torch.zeros_like(centers)).losses
@@ -78,10 +78,9 @@ def quadratic(x: Tensor, center: Tensor, noise: Tensor) -> Tensor:
     return (x - center).square().sum(-1) / 2 + (noise * x).sum(-1)
 
 
-def on_sphere(*shape_and_generator: int | torch.Generator) -> Tensor:
+def on_sphere(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Vectors of length 1, all directions alike."""
-    *shape, generator = shape_and_generator
-    return torch.nn.functional.normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1)
+    return torch.nn.functional.normalize(torch.randn(shape, generator=generator, dtype=torch.float64), dim=-1)
 
 
 def gradient_bound(noise: float) -> float:

@@ -36,7 +36,7 @@ CLAIM = Claim(
     thresholds={
         "steps": Threshold("share of Adam's steps that Sophia needs to Adam's loss at two thirds", below=0.6),
     },
-    parts=(optim.Sophia,),
+    parts=(optim.Sophia, optim.gauss_newton_bartlett_diagonal),
     run=run,
     full="24 seeds and 3000 steps; about an hour",
 )

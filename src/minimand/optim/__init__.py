@@ -34,16 +34,13 @@ from minimand.optim.lanczos import (
     spectral_density,
     top_eigenvalues,
 )
+from minimand.optim.mirrors import Ball, Box, Simplex
 from minimand.optim.objective import Composite, module_objective
 from minimand.optim.online import (
     AdaptiveRate,
-    Ball,
-    Box,
-    Mirror,
     OnlineState,
     OptimisticMirrorDescent,
     Regret,
-    Simplex,
     StronglyConvexRate,
     play_online,
     sea_regret_bound,
@@ -246,7 +243,6 @@ __all__ = [
     "ascend_surrogate",
     "OptimisticMirrorDescent",
     "OnlineState",
-    "Mirror",
     "Ball",
     "Box",
     "Simplex",

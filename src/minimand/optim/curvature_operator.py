@@ -164,9 +164,7 @@ class CurvatureOperator:
             self._seen = seen
         apart = (seen - self._seen).abs() > SAME_DATA * self._seen[-1].clamp(min=self._seen[0])
         if bool(apart.any()):
-            before, now = (
-                f"{int(sums[0])} samples that add up to {float(sums[1]):.10g}" for sums in (self._seen, seen)
-            )
+            before, now = (f"{int(n)} that add up to {float(of):.10g}" for n, of, _ in (self._seen, seen))
             raise ValueError(f"data must hold the same samples in every pass; got {before}, then {now}")
 
 

@@ -212,7 +212,7 @@ def tract(module: nn.Linear | nn.Conv2d, lam: float = 0.1) -> TrActLinear | TrAc
         )
     else:
         raise TypeError(f"module must be an nn.Linear or nn.Conv2d; got {type(module).__name__}")
-    found.weight, found.bias = module.weight, module.bias
+    found.load_state_dict(module.state_dict(keep_vars=True), assign=True)
     return found.train(module.training)
 
 
