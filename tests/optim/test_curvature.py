@@ -255,7 +255,7 @@ SQUARES = Composite(lambda p: p["x"], torch.square)
         (lambda: optim.hvp(SQUARES, X, {"x": torch.ones(3)}), ValueError, r"vector\['x'\] must have shape \(2,\); got"),
         (lambda: optim.hvp(SQUARES, X, {"x": torch.ones(2).double()}), TypeError, "must be torch.float32, as params"),
         (
-            lambda: optim.ggn_vp(lambda p: p["x"].sum(), X, X),
+            lambda: optim.ggn_vp(lambda p: p["x"].sum(), X, X),  # type: ignore
             TypeError,
             "objective must be a Composite.*; got function",
         ),
@@ -267,10 +267,10 @@ SQUARES = Composite(lambda p: p["x"], torch.square)
         (lambda: optim.fisher_vp(lambda p: p["x"][:0], X, X), ValueError, r"at least one prediction; got \(0,\)"),
         (lambda: optim.hutchinson_diagonal(SQUARES, X, 0, probes=0), ValueError, "probes must be at least 1; got 0"),
         (
-            lambda: optim.hutchinson_diagonal(SQUARES, X, 0, probes=1.0),
+            lambda: optim.hutchinson_diagonal(SQUARES, X, 0, probes=1.0),  # type: ignore
             TypeError,
             "probes must be an integer; got float",
-        ),  # type: ignore
+        ),
         (
             lambda: optim.gauss_newton_bartlett_diagonal(lambda p: p["x"] * torch.nan, X, 0),
             ValueError,

@@ -22,10 +22,10 @@ from minimand.optim import (
 )
 
 SEEDS = {"smoke": 2, "small": 12, "full": 100}
-STAGES = {"smoke": (5, 20), "small": (20, 200), "full": (20, 200, 2000)}  # steps of training
+STAGES = {"smoke": (2, 4), "small": (20, 200), "full": (20, 200, 2000)}  # steps of training
 JUDGED = 1  # the stage
 CLUSTERS = {"smoke": (3,), "small": (2, 3, 5), "full": (2, 3, 5)}
-WIDTHS = {"smoke": (5, 10), "small": (10, 20), "full": (10, 20, 40)}
+WIDTHS = {"smoke": (3, 6), "small": (10, 20), "full": (10, 20, 40)}
 INPUTS, SAMPLES, DISTANCE, SPREAD = 10, 400, 2.0, 0.7
 RATE, MOMENTUM = 0.1, 0.9
 LOOKED_AT = 8  # of the largest eigenvalues
@@ -107,7 +107,7 @@ def run(scale: Scale, seed: int) -> Measured:
         (
             f"{len(seeds)} networks of each kind, on data of their own; outliers are counted at the largest ratio of "
             f"neighbours among the {LOOKED_AT} largest eigenvalues, and judged after {stages[JUDGED]} steps.",
-            "How many there are depends on how far training has come: as samples are fitted, the gap closes.",
+            "The other stages show how far the count depends on how well the samples are fitted.",
         ),
     )
 

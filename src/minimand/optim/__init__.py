@@ -6,6 +6,7 @@ functions; ``BatchedTrainer`` trains hundreds of models with one rule together.
 
 from minimand.optim import rules
 from minimand.optim.batch_size import BatchSizeTest, GradientSums
+from minimand.optim.boosting import BoostedNetwork, newton_step
 from minimand.optim.curvature import (
     empirical_fisher_vp,
     fisher_vp,
@@ -197,6 +198,8 @@ __all__ = [
     "opposing_groups",
     "gradient_cosine",
     "OpposingSignalModel",
+    "BoostedNetwork",
+    "newton_step",
     "Composite",
     "module_objective",
     "minimise",

@@ -55,10 +55,10 @@ class CurvatureOperator:
         TypeError, ValueError: for data that come once or differ between products, for a v that does not fit, and as
             ``module_objective``.
 
-    ``curvlinops`` has the same matrices for more losses' names, KFAC and EKFAC, inverses, and SciPy's interface; the
-    products agree. These here are functions first, which also run under ``torch.func.vmap`` and ``torch.compile``, and
-    take any loss. PyTorch's fused attention kernels have no second derivative: choose
-    ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`` around a product.
+    ``curvlinops`` has the same matrices for PyTorch's own losses, and is the tool for KFAC and EKFAC, their inverses,
+    and SciPy's interface. Products agree, in about the same time and memory; the ones here take any loss, check data
+    by what they hold, and as functions run under ``torch.func.vmap`` and ``torch.compile``. PyTorch's fused attention
+    kernels have no second derivative: choose ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`` around a product.
 
     Source: Sagun et al. (2017), arXiv:1706.04454.
 

@@ -79,7 +79,7 @@ class TopEigenvalues:
     Args:
         values: (k,), falling, in float64.
         vectors: (d, k), of length 1.
-        bounds: (k,) how far from each value an eigenvalue lies at most, up to rounding.
+        bounds: (k,) how far from each value an eigenvalue lies at most, with some roundings of the vectors' type.
         steps: how many products it took.
     """
 
@@ -151,7 +151,8 @@ def top_eigenvalues(
     nodes, vectors, bounds = space.solved()
     basis = space.basis()
     found = basis @ vectors[:, -count:].flip(1).to(basis)
-    return TopEigenvalues(nodes[-count:].flip(0), found, bounds[-count:].flip(0), len(space.diagonal))
+    rounding = BREAKDOWN * torch.finfo(dtype).eps * nodes.abs().amax()
+    return TopEigenvalues(nodes[-count:].flip(0), found, bounds[-count:].flip(0) + rounding, len(space.diagonal))
 
 
 @dataclass(frozen=True, eq=False)

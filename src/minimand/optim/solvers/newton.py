@@ -11,6 +11,7 @@ from torch import Tensor
 
 from minimand._checks import check_choice, check_floating
 from minimand.hyper import HyperSpec
+from minimand.optim.curvature import empirical_fisher_vp, ggn_vp, hvp
 from minimand.optim.objective import (
     Composite,
     Objective,
@@ -38,32 +39,10 @@ INDEFINITE = 1e-9  # a negative eigenvalue under this share of the diagonal's la
 CG_TOLERANCE = 1e-10  # of the residual's length over the gradient's
 
 
-def _hessian_product(objective: Objective, params: Params, vector: Params) -> Params:
-    """H v, backwards twice: forwards over backwards fails in torch's mean squared error."""
-    return torch.func.vjp(torch.func.grad(objective), params)[1](vector)[0]
-
-
-def _gauss_newton_product(objective: Composite, params: Params, vector: Params) -> Params:
-    """J^T (loss'') J v."""
-    outputs, moved = torch.func.jvp(objective.outputs, (params,), (vector,))[:2]
-    bent = torch.func.vjp(torch.func.grad(objective.value), outputs)[1](moved)[0]
-    return torch.func.vjp(objective.outputs, params)[1](bent)[0]
-
-
-def _fisher_product(objective: Composite, params: Params, vector: Params) -> Params:
-    """The mean of g_i (g_i . v)."""
-
-    def losses(params: Params) -> Tensor:
-        return objective.per_sample(objective.outputs(params))
-
-    found, moved = torch.func.jvp(losses, (params,), (vector,))[:2]
-    return torch.func.vjp(losses, params)[1](moved / len(found))[0]
-
-
 CURVATURES: dict[str, Callable[..., Params]] = {
-    "exact": _hessian_product,
-    "gauss_newton": _gauss_newton_product,
-    "fisher": _fisher_product,
+    "exact": hvp,
+    "gauss_newton": ggn_vp,
+    "fisher": empirical_fisher_vp,
 }
 
 
