@@ -10,6 +10,7 @@ from torch import nn
 from minimand import optim
 from minimand.hyper import HyperSpec
 from minimand.optim import RuleOptimizer, in_place, rules
+from minimand.optim import optimizer as optimizer_module
 from minimand.optim.rule import Rule, learning_rate, nonnegative, weight_decay, zeros_like
 from minimand.source import Source
 
@@ -326,6 +327,17 @@ def test_matrices_of_one_shape_are_stepped_as_a_batch(rule):
     torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("rule", [rules.Muon, rules.Conda, rules.AdamP])
+def test_a_traced_step_is_the_rules_own(rule, monkeypatch):
+    ends = []
+    for traced_from in (1, 1 << 30):
+        monkeypatch.setattr(optimizer_module, "SMALL", traced_from)
+        params = [nn.Parameter(weights(3, 4)), nn.Parameter(weights(4, 3))]
+        train(RuleOptimizer(params, rule(), weight_decay=0.1), params, 3)
+        ends.append(torch.cat([param.detach().flatten() for param in params]))
+    torch.testing.assert_close(*ends, rtol=1e-9, atol=1e-9)
+
+
 def test_many_large_tensors_are_stepped_by_one_compiled_call(monkeypatch):
     monkeypatch.setattr(in_place, "TOGETHER", 3)
     monkeypatch.setattr(in_place, "SMALL", 8)
@@ -360,7 +372,7 @@ def test_vector_rules_take_a_group_as_one_vector_or_each_parameter_alone(rule):
 
 
 @pytest.mark.parametrize("decay", ["decoupled", "l2"])
-@pytest.mark.parametrize("rule", [rule for rule in rules.RULES if "weight_decay" in rule.hypers])
+@pytest.mark.parametrize("rule", [rules.AdamW, rules.AdamP, rules.Muon, rules.Conda, rules.MFAC])
 def test_no_decay_is_a_decay_of_nought(rule, decay):
     ends = []
     for nought in (0.0, torch.tensor(0.0)):  # a tensor may change: its decay is computed

@@ -266,7 +266,7 @@ def chunked(task: Task | None = None, **options) -> Study:
 
 def test_a_study_can_be_resumed_after_ctrl_c_and_comes_out_the_same(tmp_path):
     unbroken = chunked().run()
-    calls = 0
+    calls, out = 0, tmp_path / "out"  # what is told of test rows is kept in the folder around it
 
     def interrupt(what: str, done: float, total: float) -> None:
         nonlocal calls
@@ -275,14 +275,14 @@ def test_a_study_can_be_resumed_after_ctrl_c_and_comes_out_the_same(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        chunked().run(tmp_path, progress=interrupt)
-    with Store.read(tmp_path / STORE_NAME) as store:
+        chunked().run(out, progress=interrupt)
+    with Store.read(out / STORE_NAME) as store:
         kept = store.results()
     assert 0 < len(kept) < 12
-    resumed = chunked().run(tmp_path, resume=True)
+    resumed = chunked().run(out, resume=True)
     assert essence(resumed) == essence(unbroken)
     assert resumed.notes == unbroken.notes
-    with Store.read(tmp_path / STORE_NAME) as store:
+    with Store.read(out / STORE_NAME) as store:
         assert {key: store.results()[key] for key in kept} == kept  # what was finished was not computed again
 
 

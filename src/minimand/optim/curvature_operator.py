@@ -42,7 +42,9 @@ class CurvatureOperator:
 
     Args:
         module: in evaluation mode, if it has dropout or running statistics.
-        loss: (outputs, target) -> the batch's mean, or one number a sample (b,), which the last two kinds need.
+        loss: (outputs, target) -> the mean over the batch's samples, or one number a sample (b,), which the last two
+            kinds need. A loss that divides by something else, such as a batch's class weights, makes a matrix that
+            depends on how the data are cut into batches.
         data: batches (inputs, target), inputs a tensor or a tuple of tensors, moved to the parameters' device. It is
             read anew for every product and must hold the same samples each time, in any order: a list or a
             ``DataLoader``, without random augmentation, and without ``drop_last`` if it shuffles.

@@ -208,9 +208,10 @@ class OpposingSignalModel:
     valley once it passes 2 / lr: b_o swings wider at every step, the loss spikes, and c shrinks until it is stable.
 
     Args:
-        alpha: > 0, the opposing feature's variance; large against 1.
+        alpha: above 0, the opposing feature's variance; large against 1.
         beta: (d,), what is to be learnt of the other features.
-        kappa: >= 0, what the target takes of the feature's size, by which its two signs pull in opposite directions.
+        kappa: at least 0, what the target takes of the feature's size, by which its two signs pull in opposite
+            directions.
 
     An objective for parameters ``{"b": (..., d), "b_o": (...), "c": (...)}``: calling it gives losses (...).
 

@@ -33,7 +33,7 @@ class InverseFisher:
 
     Args:
         gradients: (m, d), a gradient a row; such as the per-sample gradients of a loss.
-        damping: > 0, in squared units of the gradients.
+        damping: above 0, in squared units of the gradients.
         block_size: coordinates in a block, the last of which may be shorter; None for one block.
 
     Computed in float64 and answered in the type of what is given; the gradients are held in 8 m d bytes. A damping

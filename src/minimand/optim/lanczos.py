@@ -207,7 +207,7 @@ def spectral_density(
         probes: how many random vectors of signs, at least 2, so that they show their error.
         steps: of Lanczos's iteration a probe, and vectors of memory.
         grid: where the density is wanted (g,), or how many points, over all that is found and three widths more.
-        width: > 0, of the Gaussian that stands for an eigenvalue; a hundredth of the range found unless given.
+        width: above 0, of the Gaussian that stands for an eigenvalue; a hundredth of the range found unless given.
         seed: of the probes.
         dtype, device: of the vectors that ``matvec`` is given.
 

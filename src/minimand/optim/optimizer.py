@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from minimand.hyper import as_hyper
-from minimand.optim.in_place import InPlaceStep, Vectors, fits_vectors
+from minimand.optim.in_place import SMALL, InPlaceStep, Vectors, fits_vectors
 from minimand.optim.rule import FALLBACK, Event, Hyper, Rule, State, events
 from minimand.optim.tensor_list import TensorList
 
@@ -182,7 +182,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             elif len(bucket) > 1:
                 step = self._step_foreach if bucket[0].rule.event == "element" else self._step_stacked
                 step(bucket, plan.values, grads, hyper)
-            elif self.compile or bucket[0].rule.event in ("tensor", "matrix"):
+            elif self.compile or _is_worth_a_trace(bucket[0]):
                 self._step_traced(bucket[0], plan.values, grads, hyper)
             else:
                 self._step_one(bucket[0], plan.values, grads, hyper)
@@ -356,6 +356,10 @@ class _Plan:
             vectors is None or vectors.stand([state.get(event.names[0]) for event in bucket])
             for bucket, vectors in self.buckets
         )
+
+
+def _is_worth_a_trace(event: Event) -> bool:
+    return event.rule.event in ("tensor", "matrix") and event.names[0].numel() >= SMALL
 
 
 def _is_no_decay(name: str, value: float | Tensor) -> bool:

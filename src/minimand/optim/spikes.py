@@ -129,8 +129,8 @@ def scale_lr(lr: float, batch: float, new_batch: float, rule: Literal["linear", 
     all samples, whatever the batch. Near the whole data set give ``effective_batch``es.
 
     Args:
-        lr: >= 0, a good rate at ``batch``.
-        batch, new_batch: > 0, samples a step.
+        lr: at least 0, a good rate at ``batch``.
+        batch, new_batch: above 0, samples a step.
         rule: ``"linear"`` or ``"sqrt"``.
 
     Source: Granziol et al. (2020), arXiv:2006.09092, scaling rules.

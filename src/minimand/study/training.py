@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from minimand.calibration import calibrate
 from minimand.optim import RuleOptimizer
-from minimand.optim.rule import FALLBACK, Rule, events
+from minimand.optim.rule import Rule, events
 from minimand.study.method import Method, Penalty
 from minimand.study.metrics import SMALLEST_PROBABILITY
 from minimand.study.objective import FittedLoss
@@ -351,7 +351,6 @@ def _train(recipe: Recipe, trial: Trial, advance: Callable[[float], None], start
     params = {name: param for name, param in model.named_parameters() if param.requires_grad}
     numbers: dict[str, Any] = dict(recipe.hypers("rule", trial))
     optimizer = RuleOptimizer(params.values(), recipe.rule, **numbers)
-    rates = [name for name in ("lr", FALLBACK + "lr") if name in numbers]
     hyper = {
         name: torch.tensor(value, dtype=torch.float64, device=recipe.device)
         for name, value in recipe.charged(trial).items()
@@ -362,8 +361,7 @@ def _train(recipe: Recipe, trial: Trial, advance: Callable[[float], None], start
     taken = 0
     for start, end in recipe.segments:
         for step in range(start, end):
-            for name in rates:
-                optimizer.param_groups[0][name] = numbers[name] * recipe.rate(step)
+            optimizer.param_groups[0]["lr"] = numbers["lr"] * recipe.rate(step)  # the fallback's rate follows
             rows = order[step]
             optimizer.zero_grad()
             inputs, *known = (each[rows] for each in task.train.tensors)
