@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+# Modules are compiled as they are imported: most of what is installed never is.
+PIP := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 SOURCES := pyproject.toml constraints.txt
 
 .PHONY: run test lint format bench bench-optim docs clean browser
