@@ -372,7 +372,7 @@ def test_vector_rules_take_a_group_as_one_vector_or_each_parameter_alone(rule):
 
 
 @pytest.mark.parametrize("decay", ["decoupled", "l2"])
-@pytest.mark.parametrize("rule", [rules.AdamW, rules.AdamP, rules.Muon, rules.Conda, rules.MFAC])
+@pytest.mark.parametrize("rule", [rules.AdamW, rules.AdamP, rules.Conda])
 def test_no_decay_is_a_decay_of_nought(rule, decay):
     ends = []
     for nought in (0.0, torch.tensor(0.0)):  # a tensor may change: its decay is computed
