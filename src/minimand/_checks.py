@@ -98,6 +98,16 @@ def check_class_logits(logits: object, target: object) -> tuple[Tensor, Tensor]:
     return logits, check_indices("target", target, logits.shape[1], "class", logits, "logits")
 
 
+def check_count(name: str, value: object, least: int = 1, most: int | None = None) -> int:
+    """``value`` as an integer of at least ``least``, and at most ``most`` where given."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer of at least {least}; got {type(value).__name__}")
+    if value < least or (most is not None and value > most):
+        wanted = f"be at least {least}" if most is None else f"lie in [{least}, {most}]"
+        raise ValueError(f"{name} must {wanted}; got {value}")
+    return value
+
+
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     """``value`` must be one of ``choices``."""
     choices = tuple(choices)

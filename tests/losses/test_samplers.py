@@ -103,7 +103,7 @@ def test_each_batch_is_of_one_source_and_sources_come_by_their_size(drop_last, e
         (
             lambda: DistinctLabelBatchSampler([0, 1], 0),
             ValueError,
-            "batch_size must be an integer of at least 1; got 0",
+            "batch_size must be at least 1; got 0",
         ),
         (lambda: DistinctLabelBatchSampler([0, 1], True), TypeError, "batch_size must be .*; got bool"),
         (

@@ -160,9 +160,9 @@ def test_a_support_survives_pickling():
     [
         ((1.0, 1.0, 5), ValueError, "v_min and v_max must be finite with v_min < v_max; got 1.0 and 1.0"),
         ((0.0, math.inf, 5), ValueError, "v_min and v_max must be finite"),
-        ((0.0, 1.0, 0), ValueError, "num_bins must be at least 1 for kind 'hl_gauss'; got 0"),
+        ((0.0, 1.0, 0), ValueError, "num_bins must be at least 1; got 0"),
         ((0.0, 1.0, 2.5), TypeError, "num_bins must be an integer of at least 1; got float"),
-        ((0.0, 1.0, 1, 0.75, "two_hot"), ValueError, "num_bins must be at least 2 for kind 'two_hot'; got 1"),
+        ((0.0, 1.0, 1, 0.75, "two_hot"), ValueError, "num_bins must be at least 2; got 1"),
         ((0.0, 1.0, 5, 0.0), ValueError, r"sigma_ratio must lie in \[0.001, 100\]; got 0"),
         ((0.0, 1.0, 5, 0.75, "c51"), ValueError, "kind must be one of 'hl_gauss', 'two_hot'; got 'c51'"),
     ],

@@ -162,7 +162,7 @@ def test_an_index_without_a_memory_is_refused():
         ({"lam0": 0.0}, r"lam0 must lie in \(0, inf\); got 0"),
         ({"alpha": 1.0}, r"alpha must lie in \(1, inf\); got 1"),
         ({"margin": -0.1}, r"margin must lie in \[0, inf\); got -0.1"),
-        ({"num_samples": 0}, "num_samples must be at least 1 or None; got 0"),
+        ({"num_samples": 0}, "num_samples must be at least 1; got 0"),
         ({"reduction": "max"}, "reduction must be one of 'none', 'mean', 'sum'; got 'max'"),
     ],
 )

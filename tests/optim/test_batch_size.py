@@ -116,7 +116,7 @@ def test_a_test_is_a_value():
     ("call", "error", "message"),
     [
         (lambda t: BatchSizeTest(max_size=0), ValueError, "max_size must be at least 1; got 0"),
-        (lambda t: BatchSizeTest(max_size=2.0), TypeError, "max_size must be an integer; got float"),  # type: ignore
+        (lambda t: BatchSizeTest(max_size=2.0), TypeError, "max_size must be an integer of at least 1; got float"),  # type: ignore
         (lambda t: BatchSizeTest(max_size=9, eta=1.0), ValueError, r"eta must lie in \(0, 1\); got 1"),
         (lambda t: BatchSizeTest(max_size=9, kind="all"), ValueError, "kind must be one of 'norm'.*; got 'all'"),  # type: ignore
         (lambda t: t.next(GRADIENTS[:1]), ValueError, "gradients must be of at least 2 samples.*; got 1"),

@@ -107,7 +107,7 @@ X, Y = waves(6)
     ("call", "message"),
     [
         (lambda: BoostedNetwork(5, block=2), "units must be a multiple of block = 2; got 5"),
-        (lambda: BoostedNetwork(block=0), "block must be an integer >= 1; got 0"),
+        (lambda: BoostedNetwork(block=0), "block must be at least 1; got 0"),
         (lambda: BoostedNetwork(shrinkage=0.0), "shrinkage must lie in"),
         (lambda: BoostedNetwork(subsample=1.5), "subsample must lie in"),
         (lambda: BoostedNetwork(loss="hinge"), "loss must be one of 'squared', 'logistic', 'softmax'; got 'hinge'"),

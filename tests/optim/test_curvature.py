@@ -269,7 +269,7 @@ SQUARES = Composite(lambda p: p["x"], torch.square)
         (
             lambda: optim.hutchinson_diagonal(SQUARES, X, 0, probes=1.0),  # type: ignore
             TypeError,
-            "probes must be an integer; got float",
+            "probes must be an integer of at least 1; got float",
         ),
         (
             lambda: optim.gauss_newton_bartlett_diagonal(lambda p: p["x"] * torch.nan, X, 0),

@@ -255,10 +255,10 @@ def test_inputs_may_be_several_and_of_another_length_in_every_batch():
     [
         ({"model": squared}, TypeError, "model must be an nn.Module; got function"),
         ({"follow": -1}, ValueError, "follow must be at least 0; got -1"),
-        ({"follow": 1.0}, TypeError, "follow must be an integer; got float"),
-        ({"k": 101}, ValueError, r"k must lie in \[1, 100\], half of the samples; got 101"),
+        ({"follow": 1.0}, TypeError, "follow must be an integer of at least 0; got float"),
+        ({"k": 101}, ValueError, r"k must lie in \[1, 100\]; got 101"),
         ({"k": 0}, ValueError, "got 0"),
-        ({"k": 1.0}, TypeError, "k must be an integer or None; got float"),
+        ({"k": 1.0}, TypeError, "k must be an integer of at least 1; got float"),
         ({"loss": nn.MSELoss()}, ValueError, r"one number a sample; got \(\)"),
         ({"batches": []}, ValueError, "at least 2 samples, for two groups; got 0"),
     ],

@@ -84,8 +84,9 @@ def test_a_share_of_the_entries_costs_its_share(options, wanted):
 
 def test_kernels_that_need_a_norm_cost_a_pass_and_iterations_theirs():
     assert step_bytes(rules.LionK(kernel="l2"), SHAPE) == 28
-    assert step_bytes(rules.LionK(kernel="nuclear"), SHAPE) == 20 + 4 * 32
-    assert step_bytes(rules.Muon(ns_dtype=torch.float32, ns_steps=3), SHAPE) == 20 + 4 * 11
+    assert step_bytes(rules.LionK(kernel="nuclear"), SHAPE) == 20 + 4 * (2 + 3 * 4)  # 1, 3, 3, 3 steps at a time
+    assert step_bytes(rules.Muon(ns_dtype=torch.float32, ns_steps=3), SHAPE) == 20 + 4 * (2 + 3)
+    assert step_bytes(rules.Muon(ns_dtype=torch.float32, ns_steps=3), (8, 8)) == 20 + 4 * (2 + 3 * 3)
 
 
 def test_bad_input_is_named():

@@ -201,5 +201,5 @@ def test_mfac_steps_a_group_as_one_vector():
 
 
 def test_a_window_must_hold_a_gradient():
-    with pytest.raises(ValueError, match="window must be an integer >= 1; got 0"):
+    with pytest.raises(ValueError, match="window must be at least 1; got 0"):
         rules.MFAC(window=0)

@@ -150,14 +150,14 @@ ONES = torch.ones(5, dtype=torch.float64)
     ("call", "error", "message"),
     [
         (lambda: lanczos(MV, ONES, 0), ValueError, "steps must be at least 1; got 0"),
-        (lambda: lanczos(MV, ONES, 2.0), TypeError, "steps must be an integer; got float"),  # type: ignore
+        (lambda: lanczos(MV, ONES, 2.0), TypeError, "steps must be an integer of at least 1; got float"),  # type: ignore
         (lambda: lanczos(MV, 0 * ONES, 2), ValueError, "v must be finite and not zero; got length 0"),
         (lambda: lanczos(MV, torch.nan * ONES, 2), ValueError, "v must be finite and not zero; got length nan"),
         (lambda: lanczos(MV, ONES[None], 2), ValueError, r"v must have 1 dimensions; got shape \(1, 5\)"),
         (lambda: lanczos(lambda v: v[:2], ONES, 2), ValueError, r"matvec\(v\) must have v's shape \(5,\); got \(2,\)"),
         (lambda: lanczos(lambda v: v * torch.nan, ONES, 2), ValueError, r"matvec\(v\) must be finite; got NaN"),
         (lambda: top_eigenvalues(MV, 5, 6), ValueError, r"count must lie in \[1, 5\]; got 6"),
-        (lambda: top_eigenvalues(MV, 5, 3, max_steps=2), ValueError, "max_steps must be at least count, 3; got 2"),
+        (lambda: top_eigenvalues(MV, 5, 3, max_steps=2), ValueError, "max_steps must be at least 3; got 2"),
         (lambda: top_eigenvalues(MV, 5, tolerance=-1.0), ValueError, "tolerance must lie in"),
         (lambda: spectral_density(MV, 5, probes=1), ValueError, "probes must be at least 2.*; got 1"),
         (lambda: spectral_density(MV, 5, width=0.0), ValueError, r"width must lie in \(0, inf\); got 0"),

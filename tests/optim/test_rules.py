@@ -159,6 +159,27 @@ def test_orthogonalised_singular_values_lie_around_one():
         assert ((after[before > 0.02] > 0.6818) & (after[before > 0.02] < 1.1344)).all()
 
 
+@pytest.mark.parametrize("steps", [1, 2, 4, 5, 10])
+@pytest.mark.parametrize("spectrum", ["even", "steep", "singular"])
+def test_steps_by_the_gram_matrix_are_those_of_the_iteration(steps, spectrum):
+    generator = torch.Generator().manual_seed(steps)
+    u, _ = torch.linalg.qr(torch.randn(12, 12, generator=generator, dtype=torch.float64))
+    v, _ = torch.linalg.qr(torch.randn(60, 12, generator=generator, dtype=torch.float64))
+    decades = {"even": torch.zeros(12), "steep": torch.linspace(0, -9, 12), "singular": torch.linspace(0, -2, 12)}
+    values = 10.0 ** decades[spectrum].double()
+    if spectrum == "singular":
+        values[4:] = 0
+    matrix = u * values @ v.T
+    wanted = (values / values.norm()).tolist()  # a Newton-Schulz step is a polynomial of each singular value
+    for _ in range(steps):
+        wanted = [3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5 for s in wanted]
+    wanted = u * torch.tensor(wanted, dtype=torch.float64) @ v.T
+    for given, result in ((matrix, wanted), (matrix.T, wanted.T)):
+        torch.testing.assert_close(rules.orthogonalise(given, steps), result, rtol=0, atol=1e-7)
+        single = rules.orthogonalise(given.float(), steps)
+        torch.testing.assert_close(single.double(), result, rtol=0, atol=5e-3 if steps == 10 else 2e-5)
+
+
 def test_adagrad_norm_takes_the_steps_computed_by_hand():
     x = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
     optimizer = optim.AdaGradNorm([x], lr=0.5, initial_norm=0.1)

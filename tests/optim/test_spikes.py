@@ -124,7 +124,7 @@ def test_a_flat_spectrum_needs_no_momentum():
         (lambda: effective_batch(0, 5), ValueError, r"batch must lie in \[1, 5\]; got 0"),
         (lambda: effective_batch(6, 5), ValueError, "got 6"),
         (lambda: effective_batch(1, 0), ValueError, "total must be at least 1; got 0"),
-        (lambda: effective_batch(2.0, 5), TypeError, "batch must be an integer; got float"),
+        (lambda: effective_batch(2.0, 5), TypeError, "batch must be an integer of at least 1; got float"),
         (lambda: spiked_top_eigenvalue(number(1.0), -1.0), ValueError, "noise must lie in"),
         (lambda: bbp_top_eigenvalue(number(1.0), 0.0), ValueError, "ratio must lie in"),
         (lambda: bbp_top_eigenvalue(number(1.0), 1.0, bulk=-1.0), ValueError, "bulk must lie in"),

@@ -310,7 +310,7 @@ def test_what_sophia_observes_must_have_the_parameters_shape():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: rules.Conda(gap=0), "gap must be an integer >= 1; got 0"),
+        (lambda: rules.Conda(gap=0), "gap must be at least 1; got 0"),
         (
             lambda: rules.Frugal(select="blocks"),
             "select must be one of 'svd', 'columns', 'rows', 'elements'; got 'blocks'",

@@ -366,7 +366,7 @@ def test_nothing_is_written_where_the_study_makes_no_sense(tmp_path):
         ({"seeds": 0}, ValueError, "seeds must be at least 1; got 0"),
         ({"seeds": 2.5}, TypeError, "seeds must be an integer of at least 1; got float"),
         ({"budget": Budget(steps=0)}, ValueError, "budget.steps must be at least 1; got 0"),
-        ({"master_seed": -1}, ValueError, "master_seed must be an integer of at least 0; got -1"),
+        ({"master_seed": -1}, ValueError, "master_seed must be at least 0; got -1"),
         ({"engine": "dask"}, ValueError, "engine must be one of 'auto', 'batched', 'process', 'ray'; got 'dask'"),
         ({"compile": "maybe"}, ValueError, "compile must be one of 'auto', 'always', 'never'; got 'maybe'"),
         ({"device": "abacus"}, ValueError, "device must be 'auto' or a torch device; got 'abacus'"),

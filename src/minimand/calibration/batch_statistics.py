@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from minimand._checks import check_floating
+from minimand._checks import check_count, check_floating
 from minimand._numerics import upcast
 from minimand.calibration.maps import checked_logits
 from minimand.hyper import HyperSpec, Uniform
@@ -48,8 +48,7 @@ class MixedBatchNorm(nn.Module):
 
     def __init__(self, num_features: int, source_weight: float = 0.9, eps: float = 1e-5, affine: bool = True) -> None:
         super().__init__()
-        if num_features < 1:
-            raise ValueError(f"num_features must be at least 1; got {num_features}")
+        check_count("num_features", num_features)
         SOURCE_WEIGHT.check("source_weight", source_weight)
         self.num_features, self.source_weight, self.eps = num_features, source_weight, eps
         self.weight = nn.Parameter(torch.ones(num_features)) if affine else None

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from minimand._checks import check_choice, check_floating, check_indices, check_range
+from minimand._checks import check_choice, check_count, check_floating, check_indices, check_range
 from minimand._numerics import widest
 from minimand.losses.loss import narrowed
 from minimand.source import Source, from_paper
@@ -203,8 +203,7 @@ def _one_hot(labels: Tensor, like: Tensor) -> Tensor:
 def _binned(confidence: Tensor, hit: Tensor, bins: int, binning: str) -> tuple[Tensor, Tensor, Tensor]:
     """Mean confidence, share of hits and number of rows of each bin, (R, bins), of values (R, N)."""
     check_choice("binning", binning, BINNINGS)
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-        raise ValueError(f"bins must be an integer of at least 1; got {bins!r}")
+    check_count("bins", bins)
     rows, size = confidence.shape
     fixed = confidence.detach().contiguous()
     if binning == "width":

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minimand._checks import check_choice, check_class_logits, check_floating, check_indices, check_no_nan
+from minimand._checks import check_choice, check_class_logits, check_count, check_floating, check_indices, check_no_nan
 from minimand._numerics import upcast
 from minimand.calibration.correctness import correctness_loss
 from minimand.calibration.h_calibration import h_calibration_loss
@@ -109,8 +109,8 @@ def fit_calibrator(
     if method is None:
         method = "lbfgs" if getattr(map, "smooth", False) and _function(objective) in SMOOTH else "adam"
     check_choice("method", method, METHODS)
-    if steps is not None and steps < 0:
-        raise ValueError(f"steps must be at least 0; got {steps}")
+    if steps is not None:
+        check_count("steps", steps, least=0)
 
     trial = deepcopy(map).double().to(scores.device).eval()
     search = _Search(trial, lambda: objective(trial(*inputs), labels))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minimand._checks import check_indices, check_no_nan
+from minimand._checks import check_count, check_indices, check_no_nan
 from minimand.calibration.maps import checked_logits
 from minimand.losses.loss import narrowed
 from minimand.source import Source, from_paper
@@ -43,8 +43,7 @@ class IsotonicCalibration(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1; got {num_classes}")
+        check_count("num_classes", num_classes)
         self.register_buffer("knots", torch.tensor([0.0, 1.0], dtype=torch.float64).repeat(num_classes, 1))
         self.register_buffer("values", self.knots.clone())
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from minimand._checks import check_floating
+from minimand._checks import check_count, check_floating
 from minimand._numerics import upcast
 from minimand.losses.loss import narrowed
 from minimand.source import Source, from_paper
@@ -88,8 +88,7 @@ class VectorScaling(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1; got {num_classes}")
+        check_count("num_classes", num_classes)
         self.weight = nn.Parameter(torch.ones(num_classes))
         self.bias = nn.Parameter(torch.zeros(num_classes))
 

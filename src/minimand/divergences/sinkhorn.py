@@ -9,6 +9,7 @@ from torch import Tensor
 
 from minimand._checks import (
     check_choice,
+    check_count,
     check_floating,
     check_range,
     check_same_device,
@@ -265,8 +266,5 @@ def _strength(epsilon: float | Tensor, relative: str | None, scale: Tensor | Non
 
 def check_limits(max_iterations: int, tolerance: float) -> None:
     """When to stop."""
-    if isinstance(max_iterations, bool) or not isinstance(max_iterations, int):
-        raise TypeError(f"max_iterations must be an integer >= 1; got {type(max_iterations).__name__}")
-    if max_iterations < 1:
-        raise ValueError(f"max_iterations must be >= 1; got {max_iterations}")
+    check_count("max_iterations", max_iterations)
     TOLERANCE.check("tolerance", tolerance)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from minimand._checks import (
     check_choice,
+    check_count,
     check_floating,
     check_range,
     check_same_device,
@@ -126,8 +127,7 @@ def aggregate_risk(rho: Tensor, delta: float, bag_size: int, noise: float = 1.0,
     HyperSpec(0.5, low=0.0, high=1.0, closed="neither").check("delta", delta)
     POSITIVE.check("noise", noise)
     POSITIVE.check("norm", norm)
-    if bag_size < 1:
-        raise ValueError(f"bag_size must be at least 1; got {bag_size}")
+    check_count("bag_size", bag_size)
     weight, kept, lost = upcast(rho), 1 / bag_size, 1 - 1 / bag_size
     slope = kept + lost * weight - delta * (1 + weight)
     root = (slope.square() + 4 * weight * (1 - delta) * delta).sqrt()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from minimand._checks import check_floating, check_range, check_same_device, check_same_shape
+from minimand._checks import check_count, check_floating, check_range, check_same_device, check_same_shape
 from minimand._numerics import upcast
 from minimand.divergences import FDivergence, kl
 from minimand.losses.loss import narrowed
@@ -59,8 +59,7 @@ def integrated_gradients(
             f"baseline must have shape {tuple(inputs.shape[1:])} or {tuple(inputs.shape)}; got {tuple(baseline.shape)}"
         )
     check_same_device(inputs=inputs, baseline=baseline)
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1; got {steps}")
+    check_count("steps", steps)
     x, start = upcast(inputs), upcast(baseline).to(upcast(inputs).dtype)
     shares = (torch.arange(steps, dtype=x.dtype, device=x.device) + 0.5) / steps
     points = start + shares[:, None, None] * (x - start)

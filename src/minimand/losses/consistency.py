@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from minimand._checks import is_concrete
+from minimand._checks import check_count, is_concrete
 from minimand.losses.score_difference import COMP_SUM
 from minimand.source import from_paper
 
@@ -47,8 +47,7 @@ def comp_sum_bound(gap: float | Tensor, tau: float, num_classes: int) -> Tensor:
     """
     if not 0.0 <= tau < math.inf:
         raise ValueError(f"tau must lie in [0, inf); got {tau:g}")
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2; got {num_classes}")
+    check_count("num_classes", num_classes, least=2)
     wanted = torch.as_tensor(gap, dtype=torch.float64).detach()
     if is_concrete(wanted) and not bool((wanted >= 0).all()):
         raise ValueError(f"gap must be at least 0; got {wanted[~(wanted >= 0)].reshape(-1)[0].item():g}")

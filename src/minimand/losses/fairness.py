@@ -8,7 +8,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from minimand._checks import check_choice, check_floating, check_no_nan, check_same_device, check_tensor, is_concrete
+from minimand._checks import (
+    check_choice,
+    check_count,
+    check_floating,
+    check_no_nan,
+    check_same_device,
+    check_tensor,
+    is_concrete,
+)
 from minimand._numerics import upcast
 from minimand.divergences.distance_covariance import MULTITYPE, WEIGHT, as_matrices, mean_product
 from minimand.hyper import HyperSpec
@@ -114,8 +122,7 @@ def group_prediction_jsd(
     """
     pred, groups = _checked_groups(pred, groups, num_groups)
     BANDWIDTH.check("bandwidth", bandwidth)
-    if points < 2:
-        raise ValueError(f"points must be at least 2; got {points}")
+    check_count("points", points, least=2)
     scores = upcast(pred)
     low, high = scores.amin() - REACH * bandwidth, scores.amax() + REACH * bandwidth
     grid = low + (high - low) * torch.linspace(0, 1, points, dtype=scores.dtype, device=scores.device)
@@ -145,8 +152,7 @@ def _checked_groups(pred: Tensor, groups: Tensor, num_groups: int) -> tuple[Tens
         raise ValueError(f"groups must have shape ({len(pred)},) to match pred; got {tuple(groups.shape)}")
     check_same_device(pred=pred, groups=groups)
     check_no_nan("pred", pred)
-    if num_groups < 1:
-        raise ValueError(f"num_groups must be at least 1; got {num_groups}")
+    check_count("num_groups", num_groups)
     if is_concrete(groups):
         outside = (groups < 0) | (groups >= num_groups)
         if bool(outside.any()):

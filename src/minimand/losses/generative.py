@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from minimand._checks import check_class_logits, check_floating, check_no_nan, check_same_device
+from minimand._checks import check_class_logits, check_count, check_floating, check_no_nan, check_same_device
 from minimand.losses.loss import narrowed
 from minimand.source import Source, from_paper
 
@@ -58,8 +58,7 @@ class SharedVarianceNaiveBayes(nn.Module):
     def __init__(self, num_features: int, num_classes: int, dtype: torch.dtype = torch.float64) -> None:
         super().__init__()
         for name, size in {"num_features": num_features, "num_classes": num_classes}.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1; got {size}")
+            check_count(name, size)
         self.num_features, self.num_classes = num_features, num_classes
         self.register_buffer("count", torch.zeros(num_classes, dtype=dtype))
         self.register_buffer("mean", torch.zeros(num_classes, num_features, dtype=dtype))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minimand._checks import check_floating, check_same_device, check_same_shape
+from minimand._checks import check_count, check_floating, check_same_device, check_same_shape
 from minimand._numerics import unit, upcast
 from minimand.losses.loss import loss_function, module_of, narrowed, reduce, spec_of
 from minimand.losses.sorting import STEEPNESS, mixed, relaxed_layers
@@ -86,9 +86,7 @@ def groco_loss(*views: Tensor, top_k: int = 10, steepness: float | Tensor = 1.0,
     """
     batches = _checked_views(views)
     count = batches[0].shape[0]
-    if isinstance(top_k, bool) or not isinstance(top_k, int):
-        raise TypeError(f"top_k must be an integer of at least 1; got {type(top_k).__name__}")
-    if not 1 <= top_k < count:
+    if check_count("top_k", top_k) >= count:
         raise ValueError(f"top_k must lie in [1, {count - 1}], the other samples of the batch; got {top_k}")
     anchor = unit(torch.stack([upcast(batch) for batch in batches]))  # (V, B, d)
     constant = anchor.detach()

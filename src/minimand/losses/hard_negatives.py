@@ -10,7 +10,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from minimand._checks import check_floating, check_indices, check_range, check_same_device, check_same_shape
+from minimand._checks import (
+    check_count,
+    check_floating,
+    check_indices,
+    check_range,
+    check_same_device,
+    check_same_shape,
+)
 from minimand._numerics import unit, upcast
 from minimand.hyper import HyperSpec, LogUniform, Uniform
 from minimand.losses.contrastive import check_pair_of_embeddings
@@ -76,8 +83,8 @@ def hardest_negatives(query: Tensor, key: Tensor, positive: Tensor | None = None
         check_same_shape(query=query, key=key)
         positive = torch.arange(len(query), device=query.device)
     positive = check_indices("positive", positive, len(key), "key", query, "query")
-    if not 1 <= count < len(key):
-        raise ValueError(f"count must be at least 1 and less than the number of keys, {len(key)}; got {count}")
+    if check_count("count", count) >= len(key):
+        raise ValueError(f"count must be less than the number of keys, {len(key)}; got {count}")
     vectors = unit(upcast(query.detach()))
     near = vectors @ unit(key.detach().to(vectors.dtype)).mT
     own = torch.arange(len(key), device=key.device) == positive[:, None]

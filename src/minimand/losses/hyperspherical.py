@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from minimand._checks import check_floating, check_indices
+from minimand._checks import check_count, check_floating, check_indices
 from minimand._numerics import unit, upcast
 from minimand.hyper import HyperSpec, LogUniform
 from minimand.losses.contrastive import check_pair_of_embeddings, contrast
@@ -105,8 +105,7 @@ def class_directions(embeddings: Tensor, target: Tensor, num_classes: int) -> Te
             [0.0000, 1.0000]])
     """
     embeddings = check_floating("embeddings", embeddings, ndim=2)
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1; got {num_classes}")
+    check_count("num_classes", num_classes)
     target = check_indices("target", target, num_classes, "class", embeddings, "embeddings")
     vectors = unit(upcast(embeddings))
     member = torch.arange(num_classes, device=target.device)[:, None] == target

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minimand._checks import check_choice, check_indices
+from minimand._checks import check_choice, check_count, check_indices
 from minimand._numerics import upcast
 from minimand.losses.constraints import (
     DOUBLY_ROBUST,
@@ -72,8 +72,7 @@ def inner_max(
     tensor([[0.5000, 0.5000]])
     """
     x = check_inputs(x, constraint)
-    if steps < 0:
-        raise ValueError(f"steps must be at least 0; got {steps}")
+    check_count("steps", steps, least=0)
     with torch.no_grad():
         x = x.detach()
         offset = torch.zeros_like(x) if start is None else constraint.settled(_checked_start(start, x), x, 0.0)

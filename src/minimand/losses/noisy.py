@@ -8,7 +8,14 @@ from math import floor
 import torch
 from torch import Tensor, nn
 
-from minimand._checks import check_class_logits, check_floating, check_no_nan, check_same_device, check_same_shape
+from minimand._checks import (
+    check_class_logits,
+    check_count,
+    check_floating,
+    check_no_nan,
+    check_same_device,
+    check_same_shape,
+)
 from minimand.hyper import HyperSpec
 from minimand.source import Source, from_paper
 
@@ -54,8 +61,7 @@ class NestedDropout(nn.Module):
 
     def __init__(self, dim: int, sigma: float = 100.0, mu: float = 0.0) -> None:
         super().__init__()
-        if dim < 1:
-            raise ValueError(f"dim must be at least 1; got {dim}")
+        check_count("dim", dim)
         WIDTH.check("sigma", sigma)
         CENTRE.check("mu", mu)
         self.dim, self.sigma, self.mu = dim, sigma, mu

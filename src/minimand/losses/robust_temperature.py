@@ -7,7 +7,7 @@ from math import inf, log
 import torch
 from torch import Tensor, nn
 
-from minimand._checks import check_class_logits, check_floating, check_no_nan, check_same_device
+from minimand._checks import check_class_logits, check_count, check_floating, check_no_nan, check_same_device
 from minimand._numerics import downcast, unit, upcast, widest
 from minimand.divergences import kl
 from minimand.divergences.worst_case import log_weights_within
@@ -206,8 +206,7 @@ class TemperatureNet(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in {"num_inputs": num_inputs, "hidden": hidden}.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}")
+            check_count(name, value)
         POSITIVE.check("tau_min", tau_min)
         HyperSpec(2.0, low=tau_min, closed="neither").check("tau_max", tau_max)
         HyperSpec(0.5, low=0.0, high=1.0, closed="left").check("dropout", dropout)

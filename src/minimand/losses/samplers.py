@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from minimand._checks import check_count
 from minimand.source import Source, from_paper
 
 G_SIMCLR = Source(
@@ -38,11 +39,7 @@ class EpochBatchSampler(Sampler[list[int]], ABC):
     """
 
     def __init__(self, batch_size: int, seed: int = 0) -> None:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int):
-            raise TypeError(f"batch_size must be an integer of at least 1; got {type(batch_size).__name__}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be an integer of at least 1; got {batch_size}")
-        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
+        self.batch_size, self.seed, self.epoch = check_count("batch_size", batch_size), seed, 0
 
     @abstractmethod
     def __len__(self) -> int:

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from minimand._checks import check_choice, check_floating, check_same_device
+from minimand._checks import check_choice, check_count, check_floating, check_same_device
 from minimand._numerics import upcast
 from minimand.hyper import HyperSpec, Uniform
 from minimand.losses.loss import LossSpec, narrowed, reduce
@@ -74,10 +74,7 @@ class ScalarSupport:
         if not (math.isfinite(self.v_min) and math.isfinite(self.v_max) and self.v_min < self.v_max):
             raise ValueError(f"v_min and v_max must be finite with v_min < v_max; got {self.v_min} and {self.v_max}")
         least = 1 if self.kind == "hl_gauss" else 2
-        if isinstance(self.num_bins, bool) or not isinstance(self.num_bins, int):
-            raise TypeError(f"num_bins must be an integer of at least {least}; got {type(self.num_bins).__name__}")
-        if self.num_bins < least:
-            raise ValueError(f"num_bins must be at least {least} for kind {self.kind!r}; got {self.num_bins}")
+        check_count("num_bins", self.num_bins, least)
         self.spec.check(sigma_ratio=self.sigma_ratio)
 
     def encode(self, value: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from math import isfinite
 import torch
 from torch import Tensor, nn
 
-from minimand._checks import check_class_logits, check_floating, check_no_nan, check_same_device
+from minimand._checks import check_class_logits, check_count, check_floating, check_no_nan, check_same_device
 from minimand._numerics import widest
 from minimand.losses.loss import LossModule, narrowed
 from minimand.losses.spherical import Z_LOSS, SphericalStatistics, ZLoss, charged_by, is_spherical, settled
@@ -74,8 +74,7 @@ class SphericalOutput(nn.Module):
     def __init__(self, num_features: int, num_classes: int, loss: LossModule | None = None) -> None:
         super().__init__()
         for name, value in {"num_features": num_features, "num_classes": num_classes}.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}")
+            check_count(name, value)
         loss = ZLoss() if loss is None else loss
         if not is_spherical(loss):
             raise TypeError(f"loss must be the module of a spherical loss, such as ZLoss(); got {type(loss).__name__}")

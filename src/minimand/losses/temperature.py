@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from minimand._checks import (
     check_choice,
     check_class_logits,
+    check_count,
     check_floating,
     check_range,
     check_same_device,
@@ -211,8 +212,8 @@ class AdaptiveLDRLoss(nn.Module):
         super().__init__()
         spec_of(adaptive_ldr_loss).check(lam0=lam0, alpha=alpha, margin=margin)
         check_choice("reduction", reduction, REDUCTIONS)
-        if num_samples is not None and num_samples < 1:
-            raise ValueError(f"num_samples must be at least 1 or None; got {num_samples}")
+        if num_samples is not None:
+            check_count("num_samples", num_samples)
         self.lam0, self.alpha, self.margin = lam0, alpha, margin
         self.normalise, self.num_samples, self.reduction = normalise, num_samples, reduction
         self.register_buffer("lam", None if num_samples is None else torch.full((num_samples,), float(lam0)))

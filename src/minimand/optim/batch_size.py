@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from minimand._checks import check_choice, check_floating
+from minimand._checks import check_choice, check_count, check_floating
 from minimand._numerics import widest
 from minimand.hyper import HyperSpec
 from minimand.source import Source, from_paper
@@ -104,14 +104,14 @@ class BatchSizeTest:
         check_choice("kind", self.kind, KINDS)
         for name in ("eta", "theta", "nu"):
             TOLERANCE.check(name, getattr(self, name))
-        _check_size("max_size", self.max_size)
+        check_count("max_size", self.max_size)
 
     def next(self, gradients: PerSample | GradientSums, size: int | None = None) -> int:
         """The next batch's size, never under ``size``, this batch's unless given. It waits for the device."""
         sums = gradients if isinstance(gradients, GradientSums) else GradientSums.of(gradients)
         needed = float(self.needed(sums))
         size = sums.count if size is None else size
-        _check_size("size", size)
+        check_count("size", size)
         if needed != needed:
             raise ValueError("gradients must not hold NaN or infinite numbers; got NaN for the size")
         return min(max(size, ceil(min(needed, self.max_size))), self.max_size)
@@ -144,10 +144,3 @@ class BatchSizeTest:
 def _ratio(noise: Tensor, signal: Tensor) -> Tensor:
     """noise / signal, and 0 where there is no noise."""
     return torch.where(noise == 0, noise, noise / signal)
-
-
-def _check_size(name: str, size: object) -> None:
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise TypeError(f"{name} must be an integer; got {type(size).__name__}")
-    if size < 1:
-        raise ValueError(f"{name} must be at least 1; got {size}")

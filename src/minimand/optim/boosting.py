@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minimand._checks import check_choice, check_floating, check_no_nan, check_same_shape, check_tensor
+from minimand._checks import check_choice, check_count, check_floating, check_no_nan, check_same_shape, check_tensor
 from minimand.hyper import HyperSpec
 from minimand.source import Source, from_paper
 
@@ -94,11 +94,10 @@ class BoostedNetwork:
         seed: int = 0,
     ) -> None:
         check_choice("loss", loss, LOSSES)
-        for name, value in (("block", block), ("iterations", iterations)):
-            if not (isinstance(value, int) and value >= 1):
-                raise ValueError(f"{name} must be an integer >= 1; got {value!r}")
-        if not (isinstance(units, int) and units >= 1 and units % block == 0):
-            raise ValueError(f"units must be a multiple of block = {block}; got {units!r}")
+        for name, value in (("units", units), ("block", block), ("iterations", iterations)):
+            check_count(name, value)
+        if units % block:
+            raise ValueError(f"units must be a multiple of block = {block}; got {units}")
         SHARE.check("shrinkage", shrinkage)
         SHARE.check("subsample", subsample)
         self.units, self.block, self.shrinkage, self.subsample = units, block, shrinkage, subsample

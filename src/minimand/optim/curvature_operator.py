@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from minimand._checks import check_choice, check_floating, check_same_device
+from minimand._checks import check_choice, check_count, check_floating, check_same_device
 from minimand._numerics import downcast, widest
 from minimand.optim.curvature import SPECTRUM, empirical_fisher_vp, fisher_vp, ggn_vp, hvp
 from minimand.optim.objective import Composite, Params, flatten, module_objective, unflatten, value_and_gradient
@@ -85,10 +85,7 @@ class CurvatureOperator:
         check_choice("kind", kind, PRODUCTS)
         if isinstance(data, Iterator):
             raise TypeError(f"data must be read anew for every product, as a list or a DataLoader; got {type(data)}")
-        if isinstance(columns, bool) or not isinstance(columns, int):
-            raise TypeError(f"columns must be an integer; got {type(columns).__name__}")
-        if columns < 1:
-            raise ValueError(f"columns must be at least 1; got {columns}")
+        check_count("columns", columns)
         own = {name: param for name, param in module.named_parameters() if param.requires_grad}
         self.params = {name: param.detach().clone() for name, param in (own if params is None else params).items()}
         if not self.params:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minimand._checks import check_floating, check_no_nan, check_same_device, check_same_shape
+from minimand._checks import check_count, check_floating, check_no_nan, check_same_device, check_same_shape
 from minimand._numerics import unit, upcast, widest
 from minimand.hyper import HyperSpec
 from minimand.losses.inner import evaluating
@@ -159,10 +159,7 @@ def opposing_signals(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module; got {type(model).__name__}")
-    if isinstance(follow, bool) or not isinstance(follow, int):
-        raise TypeError(f"follow must be an integer; got {type(follow).__name__}")
-    if follow < 0:
-        raise ValueError(f"follow must be at least 0; got {follow}")
+    check_count("follow", follow, least=0)
     start = {name: value.detach().clone() for name, value in (*model.named_parameters(), *model.named_buffers())}
     before = _sample_losses(model, loss, batches)
     k = _group_size(k, len(before))
@@ -293,11 +290,7 @@ def _group_size(k: int | None, count: int) -> int:
         raise ValueError(f"losses must be of at least 2 samples, for two groups; got {count}")
     if k is None:
         return math.ceil(SHARE * count)
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k must be an integer or None; got {type(k).__name__}")
-    if not 1 <= k <= count // 2:
-        raise ValueError(f"k must lie in [1, {count // 2}], half of the samples; got {k}")
-    return k
+    return check_count("k", k, most=count // 2)
 
 
 def _sample_losses(model: nn.Module, loss: SampleLoss, batches: Batches) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from minimand._checks import check_floating, check_no_nan
+from minimand._checks import check_count, check_floating, check_no_nan
 from minimand._numerics import upcast
 from minimand.optim.curvature import hvp
 from minimand.optim.objective import Objective, Params, pullback
@@ -47,10 +47,7 @@ def hutchinson_diagonal(loss: Objective, params: Params, seed: int, probes: int 
     >>> hutchinson_diagonal(lambda p: (p["x"] ** 3).sum(), {"x": torch.tensor([1.0, -2.0])}, seed=0)  # H is diag(6 x)
     {'x': tensor([  6., -12.])}
     """
-    if isinstance(probes, bool) or not isinstance(probes, int):
-        raise TypeError(f"probes must be an integer; got {type(probes).__name__}")
-    if probes < 1:
-        raise ValueError(f"probes must be at least 1; got {probes}")
+    check_count("probes", probes)
     generator = _generator(params, seed)
     found = {name: torch.zeros_like(upcast(param)) for name, param in params.items()}
     for _ in range(probes):

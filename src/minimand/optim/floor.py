@@ -16,6 +16,7 @@ from torch import Tensor
 from minimand._numerics import upcast
 from minimand.optim import rules
 from minimand.optim.rule import Event, Rule, State, events
+from minimand.optim.rules.matrix import runs
 
 COSTS: Mapping[str, tuple[float, float, float]] = {
     "SGD": (0, 12, 6),
@@ -32,8 +33,8 @@ COSTS: Mapping[str, tuple[float, float, float]] = {
     "AdamP": (8, 40, 32),
     "Sophia": (8, 24, 18),
     "Frugal": (2.25, 22.5, 14.5),
-    "Muon": (4, 54, 48),
-    "NorMuon": (4, 56, 50),
+    "Muon": (4, 42, 36),
+    "NorMuon": (4, 44, 38),
     "Conda": (9, 46, 40),
     "MFAC": (4102, 8220, 8214),
 }
@@ -69,10 +70,11 @@ def step_bytes(
     - ``AdamP`` and ``SGDP`` read parameter and moments twice where they have rows: inner products come first. (Rows
       that stay on chip save that.)
     - ``Sophia`` only reads its curvature. With an estimate every k steps add 12 / k (10 / k with 16 bits).
-    - ``Muon`` writes its iterate, reads it twice and writes it once in each of ``ns_steps`` iterations, and reads it;
-      ``NorMuon`` once more, for its rows. Nothing of that if the iterate stays in cache, which leaves 20. The iterate
-      is counted in ``ns_dtype``, or bfloat16; its smaller Gram matrices are not counted, and multiplications, 20 m +
-      10 m^2 / n an entry of a matrix m <= n, usually bind before memory does.
+    - ``Muon`` writes its iterate, reads it twice and writes it once each time it is formed, which is in each of
+      ``ns_steps`` iterations or, as ``orthogonalise`` says, in every second or third, and reads it; ``NorMuon`` once
+      more, for its rows. Nothing of that if the iterate stays in cache, which leaves 20. The iterate is counted in
+      ``ns_dtype``, or bfloat16; its smaller Gram matrices are not counted, and multiplications, up to 20 m + 10 m^2 / n
+      an entry of a matrix m <= n, usually bind before memory does.
     - ``Conda`` writes and reads the gradient and the quotient in its basis, and reads the basis for each.
     - ``Frugal`` only reads its choice. For ``"svd"`` it reads the gradient twice, writes and reads its coordinates, and
       reads the basis twice.
@@ -138,13 +140,19 @@ def _projected(rule: Rule, moved: _Moved) -> float:
 
 
 def _orthogonalised(passes: int) -> Callable[[rules.Muon | rules.NorMuon, _Moved], float]:
-    """The iterate's: once written and ``passes`` times read, and three for every iteration."""
-    return lambda rule, moved: (1 + passes + 3 * rule.ns_steps) * (rule.ns_dtype or torch.bfloat16).itemsize
+    """The iterate's: once written and ``passes`` times read, and three for every time it is formed."""
+
+    def moved_by(rule: rules.Muon | rules.NorMuon, moved: _Moved) -> float:
+        dtype = rule.ns_dtype or torch.bfloat16
+        return (1 + passes + 3 * len(runs(moved.shape, rule.ns_steps, dtype))) * dtype.itemsize
+
+    return moved_by
 
 
 def _lion(rule: rules.LionK, moved: _Moved) -> float:
     if rule.kernel == "nuclear" and len(moved.shape) > 1:
-        return (2 + 3 * NUCLEAR_STEPS) * moved.wide
+        shape = (moved.shape[0], prod(moved.shape[1:]))
+        return (2 + 3 * len(runs(shape, NUCLEAR_STEPS, torch.float32))) * moved.wide
     return moved.param + moved.state["mean"] if rule.kernel in ("l2", "nuclear") else 0
 
 

@@ -138,9 +138,13 @@ def _place(graph: fx.Graph) -> None:
     place: dict[fx.Node, fx.Node] = {}  # in whose memory a node's value is
     copies = {node.args[1]: node for node in nodes if node.target is COPY}
 
+    def is_fresh(node: fx.Node) -> bool:
+        """Whether a node's value is in memory of its own, and no view of another."""
+        return node in by_entry or _aliases_nothing(node.target)
+
     def is_private(node: fx.Node) -> bool:
-        """Whether no view of the node's memory is about: all that use it act entry by entry."""
-        return all(user in by_entry or user.target is COPY for user in node.users)
+        """Whether no view of the node's memory is about."""
+        return all(user.target is COPY or is_fresh(user) for user in node.users)
 
     for node in nodes:
         if node not in by_entry:
@@ -159,7 +163,7 @@ def _place(graph: fx.Graph) -> None:
             dead = [
                 arg
                 for arg in node.all_input_nodes
-                if arg in by_entry and last[arg] == now and is_private(arg) and _layout(arg) == _layout(node)
+                if is_fresh(arg) and last[arg] == now and is_private(arg) and _layout(arg) == _layout(node)
             ]
             place_found = place.get(dead[0], dead[0]) if dead else None
         arguments = dict(node.kwargs)
@@ -168,6 +172,11 @@ def _place(graph: fx.Graph) -> None:
             arguments["out"] = place_found
         node.target = BY_ENTRY[node.target]
         node.kwargs = arguments
+
+
+def _aliases_nothing(target: Any) -> bool:
+    returns = target._schema.returns if isinstance(target, torch._ops.OpOverload) else ()
+    return len(returns) == 1 and returns[0].alias_info is None
 
 
 def _layout(node: fx.Node) -> tuple[Any, Any]:

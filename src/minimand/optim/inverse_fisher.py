@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from minimand._checks import check_floating, check_same_device, check_same_shape
+from minimand._checks import check_count, check_floating, check_same_device, check_same_shape
 from minimand._numerics import downcast, widest
 from minimand.hyper import HyperSpec
 from minimand.source import Source, from_paper
@@ -55,10 +55,8 @@ class InverseFisher:
         if gradients.shape[0] == 0:
             raise ValueError(f"gradients must have shape (m, d) with m >= 1; got {tuple(gradients.shape)}")
         DAMPING.check("damping", damping)
-        if isinstance(block_size, bool) or not (block_size is None or isinstance(block_size, int)):
-            raise TypeError(f"block_size must be an integer or None; got {type(block_size).__name__}")
-        if block_size is not None and block_size < 1:
-            raise ValueError(f"block_size must be at least 1 or None; got {block_size}")
+        if block_size is not None:
+            check_count("block_size", block_size)
         count, self.dim = gradients.shape
         self.dtype, self.damping = gradients.dtype, damping
         self._size = block_size or max(self.dim, 1)

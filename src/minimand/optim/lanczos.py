@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minimand._checks import check_floating
+from minimand._checks import check_count, check_floating
 from minimand._numerics import upcast, widest
 from minimand.hyper import HyperSpec
 from minimand.optim.curvature import SPECTRUM
@@ -63,7 +63,7 @@ def lanczos(matvec: Product, v: Tensor, steps: int) -> Lanczos:
     (2.0, 1.0)
     """
     check_floating("v", v, ndim=1)
-    _check_count("steps", steps)
+    check_count("steps", steps)
     most = min(steps, len(v))
     space = _Krylov(matvec, v, most)
     while len(space.diagonal) < most and space.extend():
@@ -127,13 +127,11 @@ def top_eigenvalues(
     >>> found.values.round(decimals=6)
     tensor([5., 1.], dtype=torch.float64)
     """
-    _check_count("dim", dim)
-    _check_count("count", count, dim)
+    check_count("dim", dim)
+    check_count("count", count, most=dim)
     TOLERANCE.check("tolerance", tolerance)
     most = min(dim, 10 * count + 100 if max_steps is None else max_steps)
-    _check_count("max_steps", most)
-    if most < count:
-        raise ValueError(f"max_steps must be at least count, {count}; got {most}")
+    check_count("max_steps", most, least=count)
     generator = torch.Generator().manual_seed(seed)
 
     def draw() -> Tensor:
@@ -225,11 +223,9 @@ def spectral_density(
     >>> [round(x, 6) for x in found.mean(lambda x: x)]  # signs see a diagonal's mean without error
     [0.5, 0.0]
     """
-    _check_count("dim", dim)
-    _check_count("probes", probes)
-    _check_count("steps", steps)
-    if probes < 2:
-        raise ValueError(f"probes must be at least 2, to show their error; got {probes}")
+    check_count("dim", dim)
+    check_count("probes", probes, least=2)  # so that they show their error
+    check_count("steps", steps)
     if width is not None:
         WIDTH.check("width", width)
     generator = torch.Generator().manual_seed(seed)
@@ -246,7 +242,7 @@ def spectral_density(
     if isinstance(grid, Tensor):
         points = widest(check_floating("grid", grid, ndim=1)).cpu()
     else:
-        _check_count("grid", grid)
+        check_count("grid", grid)
         points = torch.linspace(float(low) - 3 * width, float(high) + 3 * width, grid, dtype=torch.float64)
     each = torch.stack([_widened(points, *probe, width) for probe in zip(nodes, weights, strict=True)])
     return SpectralDensity(points, each.mean(0), each.std(0) / probes**0.5, width, nodes, weights)
@@ -273,7 +269,7 @@ def outlier_count(eigenvalues: Tensor, max_count: int | None = None) -> Tensor:
         raise ValueError(f"eigenvalues must have shape (..., n) with n >= 2; got {tuple(eigenvalues.shape)}")
     most = eigenvalues.shape[-1] - 1
     if max_count is not None:
-        _check_count("max_count", max_count, most)
+        check_count("max_count", max_count, most=most)
         most = max_count
     falling = widest(eigenvalues).sort(-1, descending=True).values[..., : most + 1]
     top = falling[..., :1]
@@ -352,11 +348,3 @@ def _widened(points: Tensor, nodes: Tensor, weights: Tensor, width: float) -> Te
     """(g,): the sum of Gaussians of these weights around these nodes."""
     apart = (points[:, None] - nodes) / width
     return (-apart.square() / 2).exp() @ weights / (width * (2 * torch.pi) ** 0.5)
-
-
-def _check_count(name: str, value: object, most: int | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer; got {type(value).__name__}")
-    if value < 1 or (most is not None and value > most):
-        wanted = "be at least 1" if most is None else f"lie in [1, {most}]"
-        raise ValueError(f"{name} must {wanted}; got {value}")

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from minimand._checks import check_choice, check_floating, check_same_device
+from minimand._checks import check_choice, check_count, check_floating, check_same_device
 from minimand._numerics import downcast, upcast
 from minimand.hyper import HyperSpec
 from minimand.source import Source, from_paper
@@ -47,13 +47,8 @@ def effective_batch(batch: int, total: int) -> float:
     >>> effective_batch(100, 300), effective_batch(300, 300)
     (150.0, inf)
     """
-    for name, value in (("batch", batch), ("total", total)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an integer; got {type(value).__name__}")
-    if total < 1:
-        raise ValueError(f"total must be at least 1; got {total}")
-    if not 1 <= batch <= total:
-        raise ValueError(f"batch must lie in [1, {total}]; got {batch}")
+    check_count("total", total)
+    check_count("batch", batch, most=total)
     return batch * total / (total - batch) if batch < total else math.inf
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minimand._checks import check_count
 from minimand.hyper import as_hyper
 from minimand.optim.fuse import fused
 from minimand.optim.hoist import Hoisted, compiled
@@ -68,8 +69,8 @@ class BatchedTrainer:
     ) -> None:
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm must be > 0 or None; got {clip_norm}")
-        if chunk_size is not None and chunk_size < 1:
-            raise ValueError(f"chunk_size must be >= 1 or None; got {chunk_size}")
+        if chunk_size is not None:
+            check_count("chunk_size", chunk_size)
         self.loss_fn, self.rule, self.schedule = loss_fn, rule, schedule
         self.clip_norm, self.chunk_size, self.compile, self.total_steps = clip_norm, chunk_size, compile, total_steps
         self._programs: dict[Any, _Program] = {}

@@ -14,7 +14,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import torch
 
-from minimand._checks import check_choice
+from minimand._checks import check_choice, check_count
 from minimand.source import Source
 
 Rows = TypeVar("Rows")
@@ -93,7 +93,7 @@ class GaussianHoldout(Generic[Rows]):
         self.sigma = _scale("sigma", sigma)
         self.bounds = _checked_bounds(bounds)
         self.generator = generator
-        self._remaining = _count("max_queries", max_queries)
+        self._remaining = check_count("max_queries", max_queries, least=0)
 
     @property
     def remaining(self) -> int:
@@ -168,7 +168,7 @@ class Thresholdout(Generic[Rows]):
         self.noise: Noise = noise
         self.bounds = _checked_bounds(bounds)
         self.generator = generator
-        self._remaining = None if budget is None else _count("budget", budget)
+        self._remaining = None if budget is None else check_count("budget", budget, least=0)
         self._gamma = self._draw_gamma()
 
     @property
@@ -245,12 +245,6 @@ def _scale(name: str, value: float) -> float:
     if not (math.isfinite(value) and value >= 0.0):
         raise ValueError(f"{name} must be a finite number of at least 0; got {value}")
     return float(value)
-
-
-def _count(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{name} must be an integer of at least 0; got {value!r}")
-    return value
 
 
 def _checked_bounds(bounds: tuple[float, float]) -> tuple[float, float]:

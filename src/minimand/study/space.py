@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
+from minimand._checks import check_count
 from minimand.hyper import LogUniform, Uniform
 from minimand.study.method import Method
 
@@ -47,8 +48,7 @@ def candidates(method: Method, count: int, seed: int) -> list[dict[str, float]]:
     >>> candidates(method, 2, seed=0)[0]["rule.lr"]  # its default
     0.01
     """
-    if count < 1:
-        raise ValueError(f"count must be at least 1; got {count}")
+    check_count("count", count)
     hypers = method.hypers
     for name, value in method.fixed.items():
         if name not in hypers:

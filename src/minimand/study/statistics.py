@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, stdtrit
 
+from minimand._checks import check_count
+
 Verdict = Literal["better", "worse", "undecided"]
 Floats = NDArray[np.float64]
 
@@ -111,8 +113,7 @@ def interval(
     scores = _scores("values", values)
     if not 0.0 < level < 1.0:
         raise ValueError(f"level must lie in (0, 1); got {level:g}")
-    if resamples < 1:
-        raise ValueError(f"resamples must be at least 1; got {resamples}")
+    check_count("resamples", resamples)
     count = len(scores)
     if count == 1:
         return Interval(-math.inf, math.inf)
@@ -158,8 +159,7 @@ def smallest_p(seeds: int) -> float:
     >>> smallest_p(5), smallest_p(6)
     (0.0625, 0.03125)
     """
-    if seeds < 1:
-        raise ValueError(f"seeds must be at least 1; got {seeds}")
+    check_count("seeds", seeds)
     if seeds > EXACT_SEEDS:
         return 1.0 / (PATTERNS + 1)
     return 2.0 / 2**seeds
@@ -171,8 +171,7 @@ def seeds_needed(comparisons: int, alpha: float = 0.05) -> int:
     >>> seeds_needed(1), seeds_needed(5)
     (6, 8)
     """
-    if comparisons < 1:
-        raise ValueError(f"comparisons must be at least 1; got {comparisons}")
+    check_count("comparisons", comparisons)
     return next(
         (seeds for seeds in range(1, EXACT_SEEDS + 1) if comparisons * smallest_p(seeds) < alpha), EXACT_SEEDS + 1
     )

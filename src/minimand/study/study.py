@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from minimand._checks import check_choice
+from minimand._checks import check_choice, check_count
 from minimand.study.choices import Value, find_method, grid
 from minimand.study.consultation import Consultation, Holdout, check_holdout
 from minimand.study.engines.job import DEFAULT_MEMORY, ENGINES, Compile, Job, engine
@@ -90,13 +90,12 @@ class Study:
     ) -> None:
         self.budget = budget or Budget()
         for name, value in asdict(self.budget).items():
-            _check_count(f"budget.{name}", value)
-        _check_count("seeds", seeds)
-        _check_count("memory", memory)
+            check_count(f"budget.{name}", value)
+        check_count("seeds", seeds)
+        check_count("memory", memory)
         if workers is not None:
-            _check_count("workers", workers, least=0)
-        if isinstance(master_seed, bool) or not isinstance(master_seed, int) or master_seed < 0:
-            raise ValueError(f"master_seed must be an integer of at least 0; got {master_seed!r}")
+            check_count("workers", workers, least=0)
+        check_count("master_seed", master_seed, least=0)
         check_choice("engine", engine, ENGINES)
         check_choice("compile", compile, ("auto", "always", "never"))
         check_holdout(holdout, task)
@@ -352,13 +351,6 @@ def compare(
 
         write_report(result, Path(out))
     return result
-
-
-def _check_count(name: str, value: Any, least: int = 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer of at least {least}; got {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}; got {value}")
 
 
 def _device(name: str) -> torch.device:

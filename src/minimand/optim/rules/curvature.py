@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from minimand._checks import check_same_shape
+from minimand._checks import check_count, check_same_shape
 from minimand._numerics import upcast, widest
 from minimand.hyper import HyperSpec, LogUniform
 from minimand.optim.inverse_fisher import DAMPING, damped_cholesky
@@ -112,8 +112,7 @@ class MFAC(VectorRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (isinstance(self.window, int) and self.window >= 1):
-            raise ValueError(f"window must be an integer >= 1; got {self.window!r}")
+        check_count("window", self.window)
 
     def init(self, param: Tensor) -> State:
         wide = zeros_like(param)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from minimand._checks import check_choice, check_floating
+from minimand._checks import check_choice, check_count, check_floating
 from minimand._numerics import upcast
 from minimand.optim.rule import (
     Hyper,
@@ -27,6 +28,8 @@ from minimand.source import Source
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. (2024), Muon: the quintic's coefficients
 NORM_FLOOR = 1e-7  # added to the Frobenius norm there
+WIDE = 2.5  # columns over rows from which steps by the Gram matrix take less time
+RUN, SHORT_RUN = 3, 2  # steps from one Gram matrix, with 32 and with 16 bits: each makes its rounding 12 times as large
 RMS_OF_ADAMW = 0.2  # Liu et al. (2025), arXiv:2502.16982: what AdamW's steps usually have, in learning rates
 
 
@@ -37,24 +40,53 @@ def orthogonalise(matrix: Tensor, steps: int = 5, dtype: torch.dtype | None = No
     X = M / (||M||_F + 1e-7), in ``dtype``: unless given the matrix's own, float32 for 16 bits, on a CPU, and bfloat16
     on an accelerator, for all but float64. Zero stays zero.
 
+    Where ``matrix`` is wide or tall enough, two or three steps at a time are taken by X X^T alone, which is small: X
+    after them is a polynomial of it times X. The result is the same to rounding, in fewer operations: Zhang et al.
+    (2026), Gram Newton-Schulz.
+
     >>> orthogonalise(torch.diag(torch.tensor([3.0, 4.0]))).diagonal()
     tensor([0.7229, 1.1192])
     """
     check_floating("matrix", matrix, ndim=2)
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1; got {steps}")
+    check_count("steps", steps)
     if matrix.numel() == 0:
         return matrix
     wide = upcast(matrix)
-    norm = torch.linalg.vector_norm(wide, dtype=torch.float64)  # squares of 1e30 are too large for float32
-    x = (wide / (norm + NORM_FLOOR)).to(dtype or _iteration_dtype(wide))
-    is_wide = matrix.shape[0] <= matrix.shape[1]
-    x = x if is_wide else x.mT
+    largest = wide.abs().amax()
+    x = wide / torch.where(largest > 0, largest, 1)  # squares of 1e30 are too large for float32
+    norm = torch.linalg.vector_norm(x) + NORM_FLOOR / largest
+    x = (x / norm).to(dtype or _iteration_dtype(wide))
+    for count in runs(x.shape, steps, x.dtype):
+        x = _iterated(x, count)
+    return x.to(matrix.dtype)
+
+
+def runs(shape: Sequence[int], steps: int, dtype: torch.dtype) -> list[int]:
+    """How many of ``steps`` an iterate (rows, cols) of this dtype takes from each of its Gram matrices."""
+    short, long = sorted(shape)
+    if long < WIDE * short:
+        return [1] * steps
+    longest = RUN if dtype.itemsize > 2 else SHORT_RUN
+    rest = [steps % longest] if steps % longest else []
+    return [longest] * (steps // longest) + rest
+
+
+def _iterated(x: Tensor, steps: int) -> Tensor:
+    """``x`` (rows, cols) after these steps, from its Gram matrix on the shorter side, made once."""
     a, b, c = NEWTON_SCHULZ
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x if is_wide else x.mT).to(matrix.dtype)
+    is_tall = x.shape[0] > x.shape[1]  # the transpose would end in strided passes
+    gram = x.mT @ x if is_tall else x @ x.mT
+    bent = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+    if steps == 1:
+        return torch.addmm(x, *((x, bent) if is_tall else (bent, x)), beta=a)
+    whole = bent + a * torch.eye(len(bent), dtype=x.dtype, device=x.device)
+    for _ in range(steps - 1):
+        # The Gram matrix of the next iterate: all of these commute.
+        moved = torch.addmm(gram, gram, bent, beta=a)
+        gram = torch.addmm(moved, bent, moved, beta=a)
+        bent = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        whole = torch.addmm(whole, bent, whole, beta=a)
+    return x @ whole if is_tall else whole @ x
 
 
 def _iteration_dtype(matrix: Tensor) -> torch.dtype:
@@ -72,8 +104,7 @@ class Orthogonalised(Rule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (isinstance(self.ns_steps, int) and self.ns_steps >= 1):
-            raise ValueError(f"ns_steps must be an integer >= 1; got {self.ns_steps!r}")
+        check_count("ns_steps", self.ns_steps)
 
     @property
     def fallback(self) -> Rule:
@@ -172,7 +203,7 @@ class NorMuon(Orthogonalised):
         row_norm = torch.linalg.vector_norm(orthogonal, dim=1, keepdim=True)
         row_square = ema(state["row_square"], row_norm.square() / max(cols, 1), hyper["beta2"])
         # Rows are only scaled: the norms of what comes out follow from those of what goes in.
-        inverse = 1 / (row_square.sqrt() + hyper["eps"])
+        inverse = (row_square.sqrt() + hyper["eps"]).reciprocal()
         norm = torch.linalg.vector_norm(row_norm * inverse)
         if self.scale == "rms":
             size = RMS_OF_ADAMW * (rows * cols) ** 0.5

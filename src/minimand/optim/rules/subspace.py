@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from minimand._checks import check_choice
+from minimand._checks import check_choice, check_count
 from minimand._numerics import sign, upcast, widest
 from minimand.hyper import HyperSpec
 from minimand.optim.rule import (
@@ -39,8 +39,7 @@ class Subspace(Rule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (isinstance(self.gap, int) and self.gap >= 1):
-            raise ValueError(f"gap must be an integer >= 1; got {self.gap!r}")
+        check_count("gap", self.gap)
 
     @property
     def fallback(self) -> Rule:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minimand._checks import check_floating, check_range, check_same_device
+from minimand._checks import check_count, check_floating, check_range, check_same_device
 from minimand._numerics import downcast, widest
 from minimand.source import Source, from_paper
 
@@ -191,8 +191,7 @@ def entropy_search(
         raise ValueError(f"covariance must have shape ({count}, {count}); got {tuple(covariance.shape)}")
     if draws.shape[1] != count + 1 or len(draws) == 0:
         raise ValueError(f"draws must have shape (S, {count + 1}) with S >= 1; got {tuple(draws.shape)}")
-    if observations < 1:
-        raise ValueError(f"observations must be at least 1; got {observations}")
+    check_count("observations", observations)
     check_same_device(mean=mean, covariance=covariance, draws=draws)
     dtype = mean.dtype
     mean, covariance, draws = (widest(value).detach() for value in (mean, covariance, draws))

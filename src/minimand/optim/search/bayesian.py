@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from minimand._checks import check_choice
+from minimand._checks import check_choice, check_count
 from minimand.optim.search.acquisition import TUTORIAL
-from minimand.optim.search.search import QuasiRandomSearch, Search, check_count
+from minimand.optim.search.search import QuasiRandomSearch, Search
 from minimand.source import from_paper
 
 Acquisition = Literal["log_expected_improvement", "noisy_expected_improvement", "knowledge_gradient", "entropy_search"]

@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from minimand._checks import check_choice, check_floating, check_range, check_same_device
+from minimand._checks import check_choice, check_count, check_floating, check_range, check_same_device
 from minimand.losses.constraints import L2Ball, LinfBall
 from minimand.losses.inner import evaluating, inner_max
-from minimand.optim.search.search import Search, check_count
+from minimand.optim.search.search import Search
 from minimand.source import Source, from_paper
 
 DIRECTIONAL_ATTACKS = Source(

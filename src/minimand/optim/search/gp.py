@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minimand._checks import check_floating, check_no_nan
+from minimand._checks import check_count, check_floating, check_no_nan
 from minimand._numerics import downcast, upcast
 from minimand.source import Source, from_paper
 
@@ -237,8 +237,7 @@ def fit_gaussian_process(
     tensor([0.675...], dtype=torch.float64)
     """
     points, values = check_floating("points", points).detach(), check_floating("values", values).detach()
-    if steps < 0:
-        raise ValueError(f"steps must be at least 0; got {steps}")
+    check_count("steps", steps, least=0)
     if values.shape[-1:] == (0,):
         raise ValueError("values must be at least one; got none")
     center = values.mean(-1)

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from minimand._checks import check_floating, check_range
+from minimand._checks import check_count, check_floating, check_range
 from minimand.hyper import HyperSpec
 from minimand.losses.inner import evaluating
 from minimand.optim.search.bar_distribution import NEURAL_ACQUISITION, BarDistribution
-from minimand.optim.search.search import Search, check_count
+from minimand.optim.search.search import Search
 from minimand.source import from_paper
 
 POSITIVE = HyperSpec(0.1, low=0.0, closed="neither")

@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from minimand._checks import check_floating
+from minimand._checks import check_count, check_floating
 from minimand._numerics import downcast, upcast
 from minimand.hyper import HyperSpec, as_hyper
 from minimand.losses.loss import narrowed
 from minimand.optim.objective import Params, flatten, unflatten
 from minimand.optim.rule import Rule
 from minimand.optim.rules import AdamW
-from minimand.optim.search.search import check_count
 from minimand.source import Source, from_paper
 
 IGNITE = Source(

@@ -8,12 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minimand._checks import check_floating, check_same_device, check_same_shape
+from minimand._checks import check_count, check_floating, check_same_device, check_same_shape
 from minimand._numerics import upcast
 from minimand.hyper import HyperSpec
 from minimand.losses.loss import narrowed, reduce
 from minimand.optim.search.bar_distribution import NEURAL_ACQUISITION
-from minimand.optim.search.search import check_count
 from minimand.source import from_paper
 
 CLIP = HyperSpec(0.15, low=0.0, closed="neither")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
-from minimand._checks import check_floating, check_range
+from minimand._checks import check_count, check_floating, check_range
 
 
 class Evaluated(NamedTuple):
@@ -122,12 +122,3 @@ class QuasiRandomSearch(Search):
         """``count`` points (count, dim) to evaluate next."""
         check_count("count", count)
         return self._sequence.draw(count, dtype=torch.float64)
-
-
-def check_count(name: str, value: object, least: int = 1) -> int:
-    """``value`` as an integer of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer of at least {least}; got {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}; got {value}")
-    return value

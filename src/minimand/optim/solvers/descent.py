@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from minimand._checks import check_count
 from minimand.hyper import HyperSpec, as_hyper
 from minimand.optim.objective import Objective, Params, norm, value_and_gradient
 from minimand.optim.rule import Rule, events
@@ -108,8 +109,7 @@ class Armijo:
         POSITIVE.check("rate", self.rate)
         if not self.growth >= 1:
             raise ValueError(f"growth must be at least 1; got {self.growth}")
-        if not self.attempts >= 1:
-            raise ValueError(f"attempts must be at least 1; got {self.attempts}")
+        check_count("attempts", self.attempts)
 
     def init(self, params: Params) -> SolverState:
         """The rate to try first."""

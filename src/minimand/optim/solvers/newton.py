@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from minimand._checks import check_choice, check_floating
+from minimand._checks import check_choice, check_count, check_floating
 from minimand.hyper import HyperSpec
 from minimand.optim.curvature import empirical_fisher_vp, ggn_vp, hvp
 from minimand.optim.objective import (
@@ -99,8 +99,7 @@ class GradientRegularizedNewton:
             check_choice("hessian", self.hessian, CURVATURES)
         check_choice("linear_solver", self.linear_solver, ("cholesky", "cg"))
         GAMMA.check("gamma", self.gamma)
-        if not self.attempts >= 1:
-            raise ValueError(f"attempts must be at least 1; got {self.attempts}")
+        check_count("attempts", self.attempts)
         if self.metric is not None:
             metric = check_floating("metric", self.metric, ndim=2)
             if metric.shape[0] != metric.shape[1] or bool(torch.linalg.cholesky_ex(metric.double()).info):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minimand._checks import check_floating, check_same_device, check_same_shape, check_tensor, is_concrete
+from minimand._checks import check_count, check_floating, check_same_device, check_same_shape, check_tensor, is_concrete
 from minimand._numerics import downcast, upcast
 from minimand.hyper import HyperSpec
 from minimand.optim.objective import Composite, Params, module_objective, norm, pullback
@@ -192,8 +192,7 @@ def batch_perceptron(z: Tensor, normalize: bool = True, steps: int = 100_000) ->
     z = check_floating("z", z, ndim=2)
     if len(z) == 0:
         raise ValueError("z must hold at least one sample; got none")
-    if not steps >= 1:
-        raise ValueError(f"steps must be at least 1; got {steps}")
+    check_count("steps", steps)
     wide = upcast(z).detach()
     theta = wide.mean(0) if normalize else wide.mean(0) / 2
     taken, wrong = 1, wide @ theta <= 0
@@ -225,6 +224,5 @@ def logistic_separation_bound(radius: float, margin: float, count: int, gamma: f
     GAMMA.check("margin", margin)
     if not radius >= margin:
         raise ValueError(f"radius must be at least the margin {margin:g}; got {radius:g}")
-    if not count >= 1:
-        raise ValueError(f"count must be at least 1; got {count}")
+    check_count("count", count)
     return (radius / margin) ** 2 + 2 * log(2 * count - 1) / (gamma * margin**2)

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-from minimand._checks import check_floating
+from minimand._checks import check_count, check_floating
 from minimand.optim.objective import Objective, Params, norm, value_and_gradient
 
 SolverState = dict[str, Tensor]
@@ -122,8 +122,7 @@ def minimise(
     >>> found.status, round(module.weight.item(), 4), round(module.bias.item(), 4)
     ('converged', 3.0, 1.0)
     """
-    if not steps >= 0:
-        raise ValueError(f"steps must be at least 0; got {steps}")
+    check_count("steps", steps, least=0)
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be at least 0; got {tolerance}")
     if not params:

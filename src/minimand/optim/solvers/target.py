@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from minimand._checks import check_count
 from minimand.hyper import HyperSpec
 from minimand.optim.objective import Composite, Params, value_and_gradient
 from minimand.optim.rule import Rule
@@ -69,8 +70,7 @@ class TargetSurrogate:
         if isinstance(self.inner, Rule):
             name = type(self.inner).__name__
             raise TypeError(f"inner must be a solver, such as Descent({name}()); got {name}")
-        if not self.steps >= 1:
-            raise ValueError(f"steps must be at least 1; got {self.steps}")
+        check_count("steps", self.steps)
 
     def init(self, params: Params) -> SolverState:
         """The number of the step."""
