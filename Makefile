@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# Modules are compiled as they are imported: most of what is installed never is.
+# Modules are compiled as they are imported, and kept so: most of what is installed never is.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 SOURCES := pyproject.toml constraints.txt
 
