@@ -134,7 +134,6 @@ def _place(graph: fx.Graph) -> None:
     nodes = list(graph.nodes)
     by_entry = {node for node in nodes if node.target in BY_ENTRY}
     order = {node: i for i, node in enumerate(nodes)}
-    last = {node: max((order[user] for user in node.users), default=-1) for node in nodes}
     place: dict[fx.Node, fx.Node] = {}  # in whose memory a node's value is
     copies = {node.args[1]: node for node in nodes if node.target is COPY}
 
@@ -142,9 +141,16 @@ def _place(graph: fx.Graph) -> None:
         """Whether a node's value is in memory of its own, and no view of another."""
         return node in by_entry or _aliases_nothing(node.target)
 
-    def is_private(node: fx.Node) -> bool:
-        """Whether no view of the node's memory is about."""
-        return all(user.target is COPY or is_fresh(user) for user in node.users)
+    def is_over(node: fx.Node, now: int, direct: bool = True) -> bool:
+        """Whether nobody reads the node's memory after ``now``, and nobody at ``now`` by way of a view."""
+        for user in node.users:
+            if user.target is COPY and user.args[0] is node:
+                continue
+            if order[user] > now or (order[user] == now and not direct):
+                return False
+            if not (is_fresh(user) or user.target is COPY or is_over(user, now, direct=False)):
+                return False
+        return True
 
     for node in nodes:
         if node not in by_entry:
@@ -153,17 +159,15 @@ def _place(graph: fx.Graph) -> None:
         place_found = None
         if copy is not None:
             target = copy.args[0]
-            others = [user for user in target.users if user is not copy]
-            if _layout(target) == _layout(node) and is_private(target) and all(order[o] <= now for o in others):
+            if _layout(target) == _layout(node) and is_over(target, now):
                 place_found = target
                 node.replace_all_uses_with(target, delete_user_cb=lambda user, copy=copy: user is not copy)
                 graph.erase_node(copy)
-                last[target] = max(last[target], last[node])
         if place_found is None:
             dead = [
                 arg
                 for arg in node.all_input_nodes
-                if is_fresh(arg) and last[arg] == now and is_private(arg) and _layout(arg) == _layout(node)
+                if is_fresh(arg) and is_over(arg, now) and _layout(arg) == _layout(node)
             ]
             place_found = place.get(dead[0], dead[0]) if dead else None
         arguments = dict(node.kwargs)

@@ -107,6 +107,10 @@ class Vectors:
         self.names = [name for name in states[0] if name != "step"]
         self.values, self.states, self.block = values, states, BLOCK if blocks else None
         vectors = [_vector(value, value) for value in values]
+        self.is_plain = [value.is_contiguous() for value in values]
+        self.counter = states[0]["step"].clone() if "step" in states[0] else None  # one for all: they go in step
+        for state in states if self.counter is not None else ():
+            state["step"] = self.counter
         self.small = [i for i, vector in enumerate(vectors) if vector.numel() < SMALL]
         self.small_vectors = [vectors[i] for i in self.small]
         self.sizes = [vector.numel() for vector in self.small_vectors]
@@ -116,17 +120,20 @@ class Vectors:
             if vector.numel() >= SMALL:
                 columns = [vector, *(self._vector_of_state(i, name) for name in self.names)]
                 self.large.append((i, self._blocks(columns)))
-        self._laid_out = [(state, name, state[name]) for state in states for name in self.names]
+        self._laid_out = [(state, name, tensor) for state in states for name, tensor in state.items()]
 
     def stand(self, states: Sequence[State | None]) -> bool:
         """Whether these are the states, tensor by tensor, that were laid out here."""
         same = all(now is then for now, then in zip(states, self.states, strict=True))
         return same and all(state.get(name) is tensor for state, name, tensor in self._laid_out)
 
-    def step(self, program: InPlaceStep, grads: Sequence[Tensor], hyper: Hyper) -> State:
-        """Step every parameter; returns the step counter that they now share."""
+    def step(self, program: InPlaceStep, grads: Sequence[Tensor], hyper: Hyper) -> None:
+        """Step every parameter, and the counter that they share."""
         counter, numbers = program.numbers(hyper, self.states[0])
-        vectors = [_vector(grad, value) for grad, value in zip(grads, self.values, strict=True)]
+        vectors = [
+            grad.view(-1) if is_plain and grad.is_contiguous() else _vector(grad, value)
+            for grad, value, is_plain in zip(grads, self.values, self.is_plain, strict=True)
+        ]
         calls = [
             (*block, grad)
             for i, blocks in self.large
@@ -137,7 +144,8 @@ class Vectors:
             param = torch.cat(self.small_vectors)
             program.run(self._blocks([param, *self.joint, torch.cat([vectors[i] for i in self.small])]), numbers)
             torch._foreach_copy_(self.small_vectors, param.split(self.sizes))
-        return counter
+        if self.counter is not None:
+            self.counter.copy_(counter["step"])
 
     def _joined(self, name: str) -> Tensor:
         """A state of all small tensors as one buffer, of which each now holds a part."""

@@ -78,6 +78,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     def __getstate__(self) -> dict[str, Any]:
+        for plan in self._plans.values():
+            self._settle(plan)
         # By name: a scheduler leaves a wrapper of ``step`` here that cannot be pickled.
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in _KEPT}}
 
@@ -164,48 +166,65 @@ class RuleOptimizer(torch.optim.Optimizer):
         params = [param for param in group["params"] if param.grad is not None]
         if not params:
             return
-        grads = {param: _gradient(param, group["maximize"]) for param in params}
+        grads = [_gradient(param, group["maximize"]) for param in params]
         plan = self._plan_of(group, params)
-        refreshing = [event for event in plan.events if event.rule.refresh_every is not None]
-        if refreshing:
-            for event in refreshing:
-                self._refresh(event, plan.values, grads, group)
+        by_param = {} if plan.is_laid_out else dict(zip(params, grads, strict=True))
+        if plan.refreshing and self._refresh(plan, by_param, group):
             plan = self._plan_of(group, params)  # a state may be another tensor now
-        for bucket, vectors in plan.buckets:
-            lead = bucket[0].names[0]
-            hyper = bucket[0].hyper(self._hyper(group, lead.device))
-            if vectors is not None:
-                program = self._program(bucket[0], plan.values[lead], grads[lead], self.state[lead], hyper)
-                counter = vectors.step(program, [grads[event.names[0]] for event in bucket], hyper)
-                for event in bucket if counter else ():
-                    self._store(event.names[0], counter)
-            elif len(bucket) > 1:
-                step = self._step_foreach if bucket[0].rule.event == "element" else self._step_stacked
-                step(bucket, plan.values, grads, hyper)
-            elif self.compile or _is_worth_a_trace(bucket[0]):
-                self._step_traced(bucket[0], plan.values, grads, hyper)
-            else:
-                self._step_one(bucket[0], plan.values, grads, hyper)
-            for event in bucket:
-                self._counts[event.names[0]] += 1
+        try:
+            for bucket in plan.buckets:
+                self._step_bucket(bucket, plan.values, grads, by_param, group)
+        except BaseException:
+            del self._plans[id(group)]  # which steps were taken is now to be read from the states
+            for event in plan.events:
+                self._counts.pop(event.names[0], None)
+            raise
+        plan.taken += 1
+
+    def _step_bucket(
+        self, bucket: _Bucket, values: Any, grads: Sequence[Tensor], by_param: Any, group: dict[str, Any]
+    ) -> None:
+        first = bucket.events[0]
+        lead = first.names[0]
+        hyper = first.hyper(self._hyper(group, lead.device))
+        if bucket.vectors is not None:
+            own = [grads[i] for i in bucket.positions]
+            bucket.vectors.step(self._program(first, values[lead], own[0], self.state[lead], hyper), own, hyper)
+        elif len(bucket.events) > 1:
+            step = self._step_foreach if first.rule.event == "element" else self._step_stacked
+            step(bucket.events, values, by_param, hyper)
+        elif self.compile or _is_worth_a_trace(first):
+            self._step_traced(first, values, by_param, hyper)
+        else:
+            self._step_one(first, values, by_param, hyper)
 
     def _plan_of(self, group: dict[str, Any], params: Sequence[Tensor]) -> _Plan:
         """The group's plan, made anew where it no longer stands."""
         plan = self._plans.get(id(group))
         if plan is None or not plan.stands(params, group, self.state):
+            self._settle(plan)
             plan = self._plans[id(group)] = self._plan(group, params)
         return plan
+
+    def _settle(self, plan: _Plan | None) -> None:
+        """Count the steps that were taken by a plan."""
+        if plan is not None:
+            for event in plan.events:
+                self._counts[event.names[0]] += plan.taken
+            plan.taken = 0
 
     def _plan(self, group: dict[str, Any], params: Sequence[Tensor]) -> _Plan:
         values = {p: torch.view_as_real(p).detach() if p.is_complex() else p.detach() for p in params}
         found = _events_of(self.rule, group, params)
-        buckets: list[tuple[list[Event], Vectors | None]] = []
-        for bucket in self._buckets(found, values):
-            states = [self.state[event.names[0]] for event in bucket]
+        position = {param: i for i, param in enumerate(params)}
+        buckets = []
+        for alike in self._buckets(found, values):
+            leads = [event.names[0] for event in alike]
+            states = [self.state[lead] for lead in leads]
             vectors = None
-            if self._use_vectors(bucket[0], states[0]):
-                vectors = Vectors([values[event.names[0]] for event in bucket], states, blocks=not self.compile)
-            buckets.append((bucket, vectors))
+            if self._use_vectors(alike[0], states[0]):
+                vectors = Vectors([values[lead] for lead in leads], states, blocks=not self.compile)
+            buckets.append(_Bucket(alike, vectors, [position[lead] for lead in leads]))
         return _Plan(_signature(params, group), values, found, buckets)
 
     def _program(self, event: Event, value: Tensor, grad: Tensor, state: State, hyper: Hyper) -> InPlaceStep:
@@ -291,14 +310,17 @@ class RuleOptimizer(torch.optim.Optimizer):
         chosen = self.compile or (lead.device.type == "cpu" and not self._use_foreach(lead))
         return chosen and event.rule.event == "element" and fits_vectors(lead, state)
 
-    def _refresh(self, event: Event, values: Any, grads: Any, group: dict[str, Any]) -> None:
-        every = event.rule.refresh_every
-        lead = event.names[0]
-        if every is None or self._counts.get(lead, 0) % every:
-            return
-        hyper = event.hyper(self._hyper(group, lead.device))
-        state = event.rule.refresh(event.pack(grads), self._state(event, values), event.pack(values), hyper)
-        self._store(lead, state)
+    def _refresh(self, plan: _Plan, grads: Any, group: dict[str, Any]) -> bool:
+        """Refresh the states whose time has come; whether there were any."""
+        due = [e for e in plan.refreshing if (self._counts[e.names[0]] + plan.taken) % (e.rule.refresh_every or 1) == 0]
+        for event in due:
+            lead = event.names[0]
+            hyper = event.hyper(self._hyper(group, lead.device))
+            state = event.rule.refresh(
+                event.pack(grads), self._state(event, plan.values), event.pack(plan.values), hyper
+            )
+            self._store(lead, state)
+        return bool(due)
 
     # State and numbers.
 
@@ -341,20 +363,34 @@ _MADE_ANEW = ("_programs", "_plans", "_constants")  # by every process that load
 
 
 @dataclass
+class _Bucket:
+    """Events that are stepped by one call: where their gradients are among the group's, and how they are laid out."""
+
+    events: list[Event]
+    vectors: Vectors | None
+    positions: list[int]
+
+
+@dataclass
 class _Plan:
     """How a group's parameters are stepped together, good until one of them or its state is another tensor."""
 
     signature: list[Any]
     values: dict[Tensor, Tensor]
     events: list[Event]
-    buckets: list[tuple[list[Event], Vectors | None]]
+    buckets: list[_Bucket]
+    taken: int = 0  # steps
+
+    def __post_init__(self) -> None:
+        self.refreshing = [event for event in self.events if event.rule.refresh_every is not None]
+        self.is_laid_out = not self.refreshing and all(bucket.vectors is not None for bucket in self.buckets)
 
     def stands(self, params: Sequence[Tensor], group: Mapping[str, Any], state: Mapping[Tensor, State]) -> bool:
         if self.signature != _signature(params, group):
             return False
         return all(
-            vectors is None or vectors.stand([state.get(event.names[0]) for event in bucket])
-            for bucket, vectors in self.buckets
+            bucket.vectors is None or bucket.vectors.stand([state.get(event.names[0]) for event in bucket.events])
+            for bucket in self.buckets
         )
 
 

@@ -147,16 +147,16 @@ def radial_projection(u: Tensor, weight: Tensor, grad: Tensor, delta: Tensor | f
     if weight.ndim < 2 or weight.numel() == 0:
         return u, torch.zeros((), dtype=torch.bool, device=weight.device)
     u_rows, rows, grad_rows = (upcast(x).reshape(weight.shape[0], -1) for x in (u, weight, grad))
-    norms, grad_norms = (torch.linalg.vector_norm(x, dim=1, dtype=torch.float64) for x in (rows, grad_rows))
-    norm, grad_norm = (_or_one(torch.linalg.vector_norm(x)) for x in (norms, grad_norms))
-    # Of length one, since a product with a 1e30-sized gradient may be too large for float32.
-    along_grad = (grad_rows / grad_norm * rows).sum(1, dtype=torch.float64)
-    along_u = (u_rows * rows).sum(1, dtype=torch.float64)
-    cosines = along_grad.abs() / _or_one(norms * grad_norms / grad_norm)
-    rows_cosine, layer_cosine = cosines.amax(), along_grad.sum().abs() / norm
+    # The gradient's scale does not matter, and squares of 1e30 are too large for float32.
+    grad_rows = grad_rows / _or_one(torch.maximum(grad_rows.amax(), -grad_rows.amin()))
+    norms, grad_norms = (torch.linalg.vector_norm(x, dim=1) for x in (rows, grad_rows))
+    norm, grad_norm = (torch.linalg.vector_norm(x) for x in (norms, grad_norms))
+    along_grad, along_u = ((x * rows).sum(1) for x in (grad_rows, u_rows))
+    rows_cosine = (along_grad.abs() / _or_one(norms * grad_norms)).amax()
+    layer_cosine = along_grad.sum().abs() / _or_one(norm * grad_norm)
     rows_free = rows_cosine < delta / rows.shape[1] ** 0.5
     layer_free = layer_cosine < delta / weight.numel() ** 0.5
-    by_rows, by_layer = along_u / _or_one(norms).square(), along_u.sum() / norm.square()
+    by_rows, by_layer = along_u / _or_one(norms.square()), along_u.sum() / _or_one(norm.square())
     part = torch.where(rows_free, by_rows, torch.where(layer_free, by_layer, 0.0))
     part = torch.where(rows_cosine.isnan(), rows_cosine, part)  # a comparison with NaN would hide it
     projected = u_rows - part.to(rows.dtype)[:, None] * rows
