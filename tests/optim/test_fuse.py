@@ -40,6 +40,10 @@ def arbitrary(seed: int):
                         lambda x, y, s: (x.abs() + 1).sqrt(),
                         lambda x, y, s: x.clone(),
                         lambda x, y, s: x.reshape(3, 2).flip(0).reshape(2, 3) + y,
+                        lambda x, y, s: y[:1] + y * x,
+                        lambda x, y, s: (x - x.amax()) * s,
+                        lambda x, y, s: x @ y.mT @ x,
+                        lambda x, y, s: y / (1 + torch.linalg.vector_norm(x, dim=1, keepdim=True)),
                     ]
                 )(x, y, s)
             )

@@ -179,7 +179,11 @@ def _place(graph: fx.Graph) -> None:
 
 
 def _aliases_nothing(target: Any) -> bool:
-    returns = target._schema.returns if isinstance(target, torch._ops.OpOverload) else ()
+    if (
+        not isinstance(target, torch._ops.OpOverload) or target is aten._unsafe_view.default
+    ):  # a view that is declared none
+        return False
+    returns = target._schema.returns
     return len(returns) == 1 and returns[0].alias_info is None
 
 

@@ -131,7 +131,7 @@ class Vectors:
         """Step every parameter, and the counter that they share."""
         counter, numbers = program.numbers(hyper, self.states[0])
         vectors = [
-            grad.view(-1) if is_plain and grad.is_contiguous() else _vector(grad, value)
+            (grad if grad.ndim == 1 else grad.view(-1)) if is_plain and grad.is_contiguous() else _vector(grad, value)
             for grad, value, is_plain in zip(grads, self.values, self.is_plain, strict=True)
         ]
         calls = [
@@ -143,7 +143,7 @@ class Vectors:
         if self.small:
             param = torch.cat(self.small_vectors)
             program.run(self._blocks([param, *self.joint, torch.cat([vectors[i] for i in self.small])]), numbers)
-            torch._foreach_copy_(self.small_vectors, param.split(self.sizes))
+            torch.split_with_sizes_copy(param, self.sizes, out=self.small_vectors)
         if self.counter is not None:
             self.counter.copy_(counter["step"])
 

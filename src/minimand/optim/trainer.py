@@ -148,29 +148,35 @@ class BatchedTrainer:
         steps: int,
     ) -> list[dict[str, Tensor]]:
         losses = []
+        traced = self.compile or max(start + steps, self.total_steps or 0) >= TRACED_FROM
         for t in range(steps):
             scale = 1.0 if self.schedule is None else self.schedule(start + t, self.total_steps or 1)
             numbers = {k: v * scale if k in ("lr", FALLBACK + "lr") else v for k, v in hypers.items()}
             rows = index[:, t]
             batch = tuple(d.index_select(0, rows.reshape(-1)).view(*rows.shape, *d.shape[1:]) for d in data)
-            program = self._program(layout, packed, states, numbers, batch, start + t)
+            refresh = self.rule.refresh_every is not None and (start + t) % self.rule.refresh_every == 0
+            program = self._step(layout, refresh)
+            if traced:
+                program = self._program(program, refresh, packed, states, numbers, batch)
             packed, states, loss = program(packed, states, numbers, batch)
             losses.append(loss)
         loss = torch.stack(losses, 1) if losses else torch.zeros(index.shape[0], 0, device=index.device)
         return [packed, states, {"loss": loss}]
 
     def _program(
-        self, layout: _Layout, packed: Params, states: State, hypers: State, batch: tuple[Tensor, ...], step: int
-    ) -> Callable[..., Any]:
-        """The step for tensors of these shapes, traced unless the run is short; one of its own to refresh a basis."""
-        refresh = self.rule.refresh_every is not None and step % self.rule.refresh_every == 0
-        if not self.compile and (self.total_steps or 0) < TRACED_FROM:
-            return self._step(layout, refresh)
+        self,
+        step: Callable[..., Any],
+        refresh: bool,
+        packed: Params,
+        states: State,
+        hypers: State,
+        batch: tuple[Tensor, ...],
+    ) -> _Program:
+        """The step, traced for tensors of these shapes; one of its own to refresh a basis."""
         named = dict(sorted({**packed, **states, **hypers}.items()))
         key = (refresh, *((k, v.shape, v.dtype) for k, v in named.items()), *((b.shape, b.dtype) for b in batch))
         if key not in self._programs:
-            one_step = self._step(layout, refresh)
-            self._programs[key] = _Program(one_step, packed, states, hypers, batch, self.compile)
+            self._programs[key] = _Program(step, packed, states, hypers, batch, self.compile)
         return self._programs[key]
 
     def _step(self, layout: _Layout, refresh: bool) -> Callable[..., Any]:
