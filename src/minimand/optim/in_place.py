@@ -108,9 +108,11 @@ class Vectors:
         self.values, self.states, self.block = values, states, BLOCK if blocks else None
         vectors = [_vector(value, value) for value in values]
         self.is_plain = [value.is_contiguous() for value in values]
-        self.counter = states[0]["step"].clone() if "step" in states[0] else None  # one for all: they go in step
-        for state in states if self.counter is not None else ():
-            state["step"] = self.counter
+        self.counter: Tensor | None = None  # one for all: they go in step
+        if "step" in states[0]:
+            self.counter = counter = states[0]["step"].clone()
+            for state in states:
+                state["step"] = counter
         self.small = [i for i, vector in enumerate(vectors) if vector.numel() < SMALL]
         self.small_vectors = [vectors[i] for i in self.small]
         self.sizes = [vector.numel() for vector in self.small_vectors]
