@@ -3,13 +3,15 @@
 What holds for every rule under it is in ``tests/contract``.
 """
 
+import numpy
 import pytest
+import scipy.special
 import torch
 from torch import nn
 
 from minimand import optim
-from minimand.hyper import HyperSpec
-from minimand.optim import RuleOptimizer, in_place, rules
+from minimand.hyper import HyperSpec, as_hyper
+from minimand.optim import RuleOptimizer, hoist, in_place, rules
 from minimand.optim import optimizer as optimizer_module
 from minimand.optim.rule import Rule, learning_rate, nonnegative, weight_decay, zeros_like
 from minimand.source import Source
@@ -338,22 +340,68 @@ def test_a_traced_step_is_the_rules_own(rule, monkeypatch):
     torch.testing.assert_close(*ends, rtol=1e-9, atol=1e-9)
 
 
-def test_many_large_tensors_are_stepped_by_one_compiled_call(monkeypatch):
-    monkeypatch.setattr(in_place, "TOGETHER", 3)
+def of_many_sizes(sizes, compile):
+    """Parameters after three steps of DiffGrad."""
+    torch.manual_seed(0)
+    params = [nn.Parameter(torch.randn(size)) for size in sizes]
+    optimizer = optim.DiffGrad(params, lr=0.1, compile=compile)
+    train(optimizer, params, 3)
+    return torch.cat([param.detach().flatten() for param in params])
+
+
+@pytest.mark.parametrize("sizes", [((16, 2), (16,), (24,), (3,), (9,)), ((1,),), ((),)])
+def test_one_compiled_program_serves_every_size(monkeypatch, sizes):
     monkeypatch.setattr(in_place, "SMALL", 8)
-    sizes = (16, 16, 24, 10, 40, 12, 3, 9)  # two calls of three, one of one and a small tensor
-    results = []
-    for compile in (False, True):
-        torch.manual_seed(0)
-        params = [nn.Parameter(torch.randn(size)) for size in sizes]
-        optimizer = optim.Lion(params, lr=0.1, compile=compile)
-        for turn in range(3):
-            for param in params:
-                param.grad = torch.randn_like(param)
-            with torch.compiler.set_stance("fail_on_recompile" if turn > 1 else "default"):
-                optimizer.step()
-        results.append(torch.cat([param.detach() for param in params]))
-    torch.testing.assert_close(results[1], results[0])
+    made = []
+    monkeypatch.setattr(hoist, "compiled", lambda *_, **__: pytest.fail("inductor could not take the program"))
+    monkeypatch.setattr(
+        in_place, "compiled_for_vectors", lambda *args: made.append(hoist.compiled_for_vectors(*args)) or made[-1]
+    )
+    torch.testing.assert_close(of_many_sizes(sizes, compile=True), of_many_sizes(sizes, compile=False))
+    assert len(made) == 1
+
+
+def test_a_program_that_inductor_does_not_take_goes_through_torch_compile(monkeypatch):
+    sizes = ((5,), (3, 2))
+
+    def changed(*_):
+        raise TypeError("another interface")
+
+    monkeypatch.setattr(hoist, "_by_inductor", changed)
+    torch.testing.assert_close(of_many_sizes(sizes, compile=True), of_many_sizes(sizes, compile=False))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in rules.RULES if kind.event == "element"])
+def test_numbers_as_floats_are_those_of_tensors(kind):
+    rule, tensor = kind(), torch.zeros(3)
+    state = {name: torch.tensor(6.0) if name == "step" else value for name, value in rule.init(tensor).items()}
+    hyper = {name: as_hyper(value) for name, value in rule.defaults().items()}
+    program = in_place.InPlaceStep(rule, tensor, tensor, state, hyper, False)
+    scalars = program._scalars(hyper, state)
+    floats, tensors = program.hoisted.floats(scalars), program.hoisted.numbers(scalars)
+    assert floats is not None
+    for ours, theirs in zip(floats, tensors, strict=True):
+        numpy.testing.assert_allclose(ours, [float(t) for t in theirs], rtol=1e-15 if program.is_plain else 1e-7)
+
+
+def test_numbers_that_floats_cannot_have_are_tensors():
+    def halves(scalars, tensors):
+        return [tensors[0] * (1 / scalars[0]), scalars[0] ** scalars[0]]
+
+    hoisted = hoist.Hoisted(halves, [as_hyper(2.0)], [torch.ones(2)])
+    assert hoisted.floats([as_hyper(2.0)]) == ([4.0], [0.5])
+    assert hoisted.floats([as_hyper(0.0)]) is None
+    assert hoisted.floats([as_hyper(1e4)]) is None  # 1e4 to the power of 1e4
+    assert hoisted.floats([as_hyper(2.0).to("meta")]) is None
+    sines = hoist.Hoisted(lambda s, t: [t[0] * s[0].sin()], [as_hyper(2.0)], [torch.ones(2)])
+    assert sines.floats([as_hyper(2.0)]) is None
+
+
+def test_compiled_sigmoid():
+    x = torch.cat([torch.linspace(-86, 86, 100_001), torch.tensor([0.0, 1e-30, 1e30, torch.inf])])
+    numpy.testing.assert_allclose(hoist._sigmoid(x).double(), scipy.special.expit(x.double()), rtol=2e-7)
+    assert hoist._sigmoid(torch.tensor([-1e30, -torch.inf])).max() < 1e-37
+    assert hoist._sigmoid(torch.tensor(torch.nan)).isnan()
 
 
 @pytest.mark.parametrize("rule", [rules.AdaGradNorm, lambda **kw: rules.MFAC(window=4, **kw)])

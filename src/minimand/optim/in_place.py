@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from minimand._numerics import upcast
 from minimand.optim.fuse import fused
-from minimand.optim.hoist import Hoisted, compiled
+from minimand.optim.hoist import Hoisted, compiled, compiled_for_vectors
 from minimand.optim.rule import Hyper, Rule, State
 
 SMALL = 1 << 16  # entries: below, a call costs more than its work, so such tensors are stepped as one
 BLOCK = 1 << 18  # entries: a block's dozen passes, uncompiled, stay in the processor's cache
-TOGETHER = 16  # large tensors that one compiled call steps: a call, and its fork and join, cost as much as one's work
 
 
 class InPlaceStep:
@@ -36,32 +36,39 @@ class InPlaceStep:
             example = [torch.zeros(4, dtype=t.dtype, device=t.device) for t in example]
         self.hoisted = Hoisted(self._program, self._scalars(hyper, state), example)
         numbers = self.hoisted.numbers(self._scalars(hyper, state))[1]
-        plain = all(n.ndim == 0 and n.dtype == torch.float64 for n in numbers)
-        self.packs = compile and len(numbers) > 0 and plain
+        self.is_plain = len(numbers) > 0 and all(n.ndim == 0 and n.dtype == torch.float64 for n in numbers)
+        self.packs = compile and self.is_plain and param.device.type == "cpu"
+        self.dtype = torch.float64 if not self.packs else upcast(param).dtype
         graph = self.hoisted.in_place(len(example) - 1, packed=self.packs)
-        self.program: Callable[..., Any] = (graph if compile else fused(graph, [*example, *numbers])).forward
-        self.body = compiled(self.program, dynamic=by_element) if compile else self.program
-        self.joins = compile and by_element
-        self.joint: Callable[..., Any] | None = None  # of TOGETHER tensors, compiled when so many come
-        self.example, self.dtype = example, upcast(param).dtype
+        program = (graph if compile else fused(graph, [*example, *numbers])).forward
+        if compile and by_element:
+            # Vectors that are worth a second thread: the compiler writes its loops for the length that it is shown.
+            vectors = [torch.zeros(SMALL + 1, dtype=t.dtype, device=t.device) for t in example]
+            program = compiled_for_vectors(program, vectors, *self._passed(numbers))
+        elif compile:
+            program = compiled(program, dynamic=False)
+        self.program: Callable[..., Any] = program
 
     def numbers(self, hyper: Hyper, state: State) -> tuple[State, list[Tensor]]:
-        """What is the same for every tensor: the next step counter, and the numbers that ``run`` takes."""
-        outputs, numbers = self.hoisted.numbers(self._scalars(hyper, state))
-        if self.packs:
-            # One argument to check a call instead of nine, and no conversion for every sixteen entries.
-            numbers = [torch.stack(numbers).to(self.dtype)]
-        return ({"step": outputs[0]} if self.counts else {}), numbers
+        """What is the same for every tensor: the next step counter, and the numbers that the program takes."""
+        scalars = self._scalars(hyper, state)
+        floats = self.hoisted.floats(scalars) if self.is_plain else None
+        if floats is None:
+            outputs, numbers = self.hoisted.numbers(scalars)
+            return ({"step": outputs[0]} if self.counts else {}), self._passed(numbers)
+        outputs, values = floats
+        vector = torch.tensor(values, dtype=self.dtype)
+        counter = {"step": torch.tensor(outputs[0], dtype=state["step"].dtype)} if self.counts else {}
+        return counter, [vector] if self.packs else list(vector.unbind())
 
     def run(self, calls: Sequence[Sequence[Tensor]], numbers: Sequence[Tensor]) -> None:
         """Step each of ``calls``, (parameter, *states, gradient), in place."""
-        together = len(calls) // TOGETHER * TOGETHER if self.joins else 0
-        if together and self.joint is None:
-            self.joint = _together(self.program, self.example, numbers)
-        for i in range(0, together, TOGETHER):
-            cast(Callable[..., Any], self.joint)(*itertools.chain(*calls[i : i + TOGETHER]), *numbers)
-        for call in calls[together:]:
-            self.body(*call, *numbers)
+        for call in calls:
+            self.program(*call, *numbers)
+
+    def _passed(self, numbers: Sequence[Tensor]) -> list[Tensor]:
+        """As the program takes them. Packed: one argument to check in the place of nine, and nothing to convert."""
+        return [torch.stack(list(numbers)).to(self.dtype)] if self.packs else list(numbers)
 
     def _program(self, scalars: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
         hyper = dict(zip(self.hyper_names, scalars, strict=False))
@@ -77,23 +84,6 @@ class InPlaceStep:
     def _scalars(self, hyper: Hyper, state: State) -> list[Tensor]:
         numbers = [hyper[name] for name in self.hyper_names]
         return [*numbers, state["step"]] if self.counts else numbers
-
-
-def _together(program: Callable[..., Any], like: Sequence[Tensor], numbers: Sequence[Tensor]) -> Callable[..., Any]:
-    """``program`` over ``TOGETHER`` vectors and what belongs to each, compiled as one for any sizes."""
-
-    def steps(*args: Tensor) -> None:
-        last = TOGETHER * len(like)
-        for i in range(0, last, len(like)):
-            program(*args[i : i + len(like)], *args[last:])
-
-    # The compiler counts recompilations by code object, and every program's would be this one.
-    steps.__code__ = steps.__code__.replace(co_name=f"steps_{id(program)}")
-    joint = compiled(steps, dynamic=True)
-    # Sizes that differ at the first call are free ever after; such as are worth a second thread.
-    sizes = range(SMALL, SMALL + TOGETHER)
-    joint(*(torch.zeros(size, dtype=t.dtype, device=t.device) for size in sizes for t in like), *numbers)
-    return joint
 
 
 class Vectors:
@@ -122,30 +112,26 @@ class Vectors:
             if vector.numel() >= SMALL:
                 columns = [vector, *(self._vector_of_state(i, name) for name in self.names)]
                 self.large.append((i, self._blocks(columns)))
-        self._laid_out = [(state, name, tensor) for state in states for name, tensor in state.items()]
+        self._laid_out = [tensor for state in states for tensor in state.values()]
 
     def stand(self, states: Sequence[State | None]) -> bool:
         """Whether these are the states, tensor by tensor, that were laid out here."""
-        same = all(now is then for now, then in zip(states, self.states, strict=True))
-        return same and all(state.get(name) is tensor for state, name, tensor in self._laid_out)
+        if not all(map(operator.is_, states, self.states)):
+            return False
+        tensors = list(itertools.chain.from_iterable(map(dict.values, self.states)))
+        return len(tensors) == len(self._laid_out) and all(map(operator.is_, tensors, self._laid_out))
 
     def step(self, program: InPlaceStep, grads: Sequence[Tensor], hyper: Hyper) -> None:
         """Step every parameter, and the counter that they share."""
         counter, numbers = program.numbers(hyper, self.states[0])
-        vectors = [
-            (grad if grad.ndim == 1 else grad.view(-1)) if is_plain and grad.is_contiguous() else _vector(grad, value)
-            for grad, value, is_plain in zip(grads, self.values, self.is_plain, strict=True)
-        ]
-        calls = [
-            (*block, grad)
-            for i, blocks in self.large
-            for block, (grad,) in zip(blocks, self._blocks([vectors[i]]), strict=True)
-        ]
-        program.run(calls, numbers)
         if self.small:
             param = torch.cat(self.small_vectors)
-            program.run(self._blocks([param, *self.joint, torch.cat([vectors[i] for i in self.small])]), numbers)
+            grad = torch.cat([self._vector_of_grad(i, grads[i]) for i in self.small])
+            program.run(self._blocks([param, *self.joint, grad]), numbers)
             torch.split_with_sizes_copy(param, self.sizes, out=self.small_vectors)
+        for i, blocks in self.large:
+            vectors = self._blocks([self._vector_of_grad(i, grads[i])])
+            program.run([(*block, grad) for block, (grad,) in zip(blocks, vectors, strict=True)], numbers)
         if self.counter is not None:
             self.counter.copy_(counter["step"])
 
@@ -162,6 +148,9 @@ class Vectors:
         if state[name].stride() != value.stride():  # as loaded, perhaps
             state[name] = torch.empty_like(value, dtype=state[name].dtype).copy_(state[name])
         return _vector(state[name], value)
+
+    def _vector_of_grad(self, i: int, grad: Tensor) -> Tensor:
+        return grad.flatten() if self.is_plain[i] else _vector(grad, self.values[i])
 
     def _blocks(self, vectors: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
         if self.block is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -163,14 +164,12 @@ class RuleOptimizer(torch.optim.Optimizer):
     # One group.
 
     def _step_group(self, group: dict[str, Any]) -> None:
-        params = [param for param in group["params"] if param.grad is not None]
-        if not params:
-            return
-        grads = [_gradient(param, group["maximize"]) for param in params]
-        plan = self._plan_of(group, params)
-        by_param = {} if plan.is_laid_out else dict(zip(params, grads, strict=True))
+        given = [param.grad for param in group["params"]]
+        plan = self._plan_of(group, given)
+        grads = plan.gradients(given, group["maximize"])
+        by_param = {} if plan.is_laid_out else dict(zip(plan.values, grads, strict=True))
         if plan.refreshing and self._refresh(plan, by_param, group):
-            plan = self._plan_of(group, params)  # a state may be another tensor now
+            plan = self._plan_of(group, given)  # a state may be another tensor now
         try:
             for bucket in plan.buckets:
                 self._step_bucket(bucket, plan.values, grads, by_param, group)
@@ -198,12 +197,12 @@ class RuleOptimizer(torch.optim.Optimizer):
         else:
             self._step_one(first, values, by_param, hyper)
 
-    def _plan_of(self, group: dict[str, Any], params: Sequence[Tensor]) -> _Plan:
+    def _plan_of(self, group: dict[str, Any], grads: Sequence[Tensor | None]) -> _Plan:
         """The group's plan, made anew where it no longer stands."""
         plan = self._plans.get(id(group))
-        if plan is None or not plan.stands(params, group, self.state):
+        if plan is None or not plan.stands(group, grads, self.state):
             self._settle(plan)
-            plan = self._plans[id(group)] = self._plan(group, params)
+            plan = self._plans[id(group)] = self._plan(group, grads)
         return plan
 
     def _settle(self, plan: _Plan | None) -> None:
@@ -213,7 +212,10 @@ class RuleOptimizer(torch.optim.Optimizer):
                 self._counts[event.names[0]] += plan.taken
             plan.taken = 0
 
-    def _plan(self, group: dict[str, Any], params: Sequence[Tensor]) -> _Plan:
+    def _plan(self, group: dict[str, Any], grads: Sequence[Tensor | None]) -> _Plan:
+        if any(grad is not None and grad.is_sparse for grad in grads):
+            raise ValueError("gradients must be dense; got a sparse gradient")
+        params = [param for param, grad in zip(group["params"], grads, strict=True) if grad is not None]
         values = {p: torch.view_as_real(p).detach() if p.is_complex() else p.detach() for p in params}
         found = _events_of(self.rule, group, params)
         position = {param: i for i, param in enumerate(params)}
@@ -225,7 +227,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             if self._use_vectors(alike[0], states[0]):
                 vectors = Vectors([values[lead] for lead in leads], states, blocks=not self.compile)
             buckets.append(_Bucket(alike, vectors, [position[lead] for lead in leads]))
-        return _Plan(_signature(params, group), values, found, buckets)
+        return _Plan(list(group["params"]), _signature(group, grads), values, found, buckets)
 
     def _program(self, event: Event, value: Tensor, grad: Tensor, state: State, hyper: Hyper) -> InPlaceStep:
         shape = None if event.rule.event == "element" else value.shape
@@ -375,8 +377,9 @@ class _Bucket:
 class _Plan:
     """How a group's parameters are stepped together, good until one of them or its state is another tensor."""
 
+    params: list[Tensor]  # all of the group's
     signature: list[Any]
-    values: dict[Tensor, Tensor]
+    values: dict[Tensor, Tensor]  # of those that have gradients
     events: list[Event]
     buckets: list[_Bucket]
     taken: int = 0  # steps
@@ -384,14 +387,24 @@ class _Plan:
     def __post_init__(self) -> None:
         self.refreshing = [event for event in self.events if event.rule.refresh_every is not None]
         self.is_laid_out = not self.refreshing and all(bucket.vectors is not None for bucket in self.buckets)
+        self.is_complete = len(self.values) == len(self.params)
+        self.is_complex = any(param.is_complex() for param in self.values)
 
-    def stands(self, params: Sequence[Tensor], group: Mapping[str, Any], state: Mapping[Tensor, State]) -> bool:
-        if self.signature != _signature(params, group):
+    def stands(self, group: Mapping[str, Any], grads: Sequence[Tensor | None], state: Mapping[Tensor, State]) -> bool:
+        same = len(group["params"]) == len(self.params) and all(map(operator.is_, group["params"], self.params))
+        if not same or self.signature != _signature(group, grads):
             return False
         return all(
             bucket.vectors is None or bucket.vectors.stand([state.get(event.names[0]) for event in bucket.events])
             for bucket in self.buckets
         )
+
+    def gradients(self, given: Sequence[Tensor | None], maximize: bool) -> Sequence[Tensor]:
+        """Those of ``values``, as a rule takes them."""
+        grads = cast(Sequence[Tensor], given if self.is_complete else [grad for grad in given if grad is not None])
+        if self.is_complex:
+            grads = [torch.view_as_real(grad) if grad.is_complex() else grad for grad in grads]
+        return [-grad for grad in grads] if maximize else grads
 
 
 def _is_worth_a_trace(event: Event) -> bool:
@@ -402,16 +415,9 @@ def _is_no_decay(name: str, value: float | Tensor) -> bool:
     return name.endswith("weight_decay") and not isinstance(value, Tensor) and value == 0
 
 
-def _gradient(param: Tensor, maximize: bool) -> Tensor:
-    grad = cast(Tensor, param.grad)
-    if grad.is_sparse:
-        raise ValueError("gradients must be dense; got a sparse gradient")
-    grad = -grad if maximize else grad
-    return torch.view_as_real(grad) if param.is_complex() else grad
-
-
-def _signature(params: Sequence[Tensor], group: Mapping[str, Any]) -> list[Any]:
-    return [group["matrix"], *((id(p), p.data_ptr(), cast(Tensor, p.grad).dtype) for p in params)]
+def _signature(group: Mapping[str, Any], grads: Sequence[Tensor | None]) -> list[Any]:
+    pairs = zip(group["params"], grads, strict=True)
+    return [group["matrix"], *(g if g is None else (p.data_ptr(), g.dtype, g.is_sparse) for p, g in pairs)]
 
 
 def _events_of(rule: Rule, group: Mapping[str, Any], params: Sequence[Tensor]) -> list[Event]:
