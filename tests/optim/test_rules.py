@@ -13,6 +13,7 @@ import torch
 
 from minimand import optim
 from minimand.optim import rules
+from minimand.optim.rule import sign
 
 from .golden import fingerprint, gradient, run, weights
 
@@ -318,3 +319,10 @@ def test_what_is_no_matrix_takes_adamws_step():
     peer.grad = gradient(1, 4, 1)[0]
     torch.optim.AdamW([peer], lr=0.1, betas=(0.9, 0.95), weight_decay=0.1).step()
     torch.testing.assert_close(bias, peer)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_sign_of_every_size_keeps_nan(dtype):
+    x = torch.tensor([-torch.inf, -1e30, -1e-37, 0.0, 1e-37, 2.0, torch.inf], dtype=dtype)
+    assert torch.equal(sign(x), torch.sign(x))
+    assert sign(torch.tensor(torch.nan, dtype=dtype)).isnan()

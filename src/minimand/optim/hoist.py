@@ -177,13 +177,15 @@ def compiled_for_vectors(program: Callable[..., Any], vectors: Sequence[Tensor],
 def _by_inductor(program: Callable[..., Any], example: Sequence[Tensor]) -> Callable[..., Any]:
     from torch._dynamo.utils import detect_fake_mode
     from torch._guards import TracingContext, tracing
+    from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner
     from torch._inductor.decomposition import select_decomp_table
 
     table = {**select_decomp_table(), aten.sigmoid.default: _sigmoid}
     graph = make_fx(lambda *args: tuple(program(*args)), table, tracing_mode="symbolic")(*example)
     inputs = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
-    with tracing(TracingContext(detect_fake_mode(inputs))):
+    products_and_sums_as_one = config.patch({"cpp.enable_floating_point_contract_flag": "fast"})
+    with tracing(TracingContext(detect_fake_mode(inputs))), products_and_sums_as_one:
         call = cast(Callable[..., Any], compile_fx_inner(graph, inputs))
     return lambda *args: call([*args])
 

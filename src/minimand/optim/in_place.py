@@ -38,7 +38,7 @@ class InPlaceStep:
         numbers = self.hoisted.numbers(self._scalars(hyper, state))[1]
         self.is_plain = len(numbers) > 0 and all(n.ndim == 0 and n.dtype == torch.float64 for n in numbers)
         self.packs = compile and self.is_plain and param.device.type == "cpu"
-        self.dtype = torch.float64 if not self.packs else upcast(param).dtype
+        self.dtype = upcast(param).dtype if self.packs else torch.float64
         graph = self.hoisted.in_place(len(example) - 1, packed=self.packs)
         program = (graph if compile else fused(graph, [*example, *numbers])).forward
         if compile and by_element:

@@ -76,10 +76,6 @@ class TensorList:
         """Elementwise absolute value."""
         return self._apply(torch._foreach_abs)
 
-    def sign(self) -> TensorList:
-        """Elementwise sign."""
-        return self._apply(torch._foreach_sign)
-
     def sigmoid(self) -> TensorList:
         """Elementwise logistic function."""
         return self._apply(torch._foreach_sigmoid)
@@ -88,9 +84,9 @@ class TensorList:
         """Elementwise larger value."""
         return self._apply(torch._foreach_maximum, self._operand(other))
 
-    def clamp(self, *, max: float) -> TensorList:
-        """Elementwise smaller of the value and ``max``."""
-        return self._apply(torch._foreach_clamp_max, max)
+    def clamp(self, min: float, max: float) -> TensorList:
+        """Every value, or the end of [min, max] that is next to it."""
+        return self._apply(torch._foreach_clamp_min, min)._apply(torch._foreach_clamp_max, max)
 
     def to(self, dtype: torch.dtype) -> TensorList:
         """Every tensor in ``dtype``."""

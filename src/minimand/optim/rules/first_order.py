@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from minimand._checks import check_choice
-from minimand._numerics import sign
 from minimand.hyper import HyperSpec, LogUniform
 from minimand.optim.rule import (
     Hyper,
@@ -20,6 +19,7 @@ from minimand.optim.rule import (
     fraction,
     learning_rate,
     nonnegative,
+    sign,
     weight_decay,
     zero_step,
     zeros_like,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from minimand._checks import check_choice, check_count
-from minimand._numerics import sign, upcast, widest
+from minimand._numerics import upcast, widest
 from minimand.hyper import HyperSpec
 from minimand.optim.rule import (
     Hyper,
@@ -21,6 +21,7 @@ from minimand.optim.rule import (
     fallback_hypers,
     fraction,
     nonnegative,
+    sign,
     zero_step,
     zeros_like,
 )
