@@ -11,7 +11,7 @@ from torch import nn
 
 from minimand import optim
 from minimand.hyper import HyperSpec, as_hyper
-from minimand.optim import RuleOptimizer, hoist, in_place, rules
+from minimand.optim import RuleOptimizer, compiled, hoist, in_place, rules
 from minimand.optim import optimizer as optimizer_module
 from minimand.optim.rule import Rule, learning_rate, nonnegative, weight_decay, zeros_like
 from minimand.source import Source
@@ -353,9 +353,9 @@ def of_many_sizes(sizes, compile):
 def test_one_compiled_program_serves_every_size(monkeypatch, sizes):
     monkeypatch.setattr(in_place, "SMALL", 8)
     made = []
-    monkeypatch.setattr(hoist, "compiled", lambda *_, **__: pytest.fail("inductor could not take the program"))
+    monkeypatch.setattr(compiled, "compiled", lambda *_, **__: pytest.fail("inductor could not take the program"))
     monkeypatch.setattr(
-        in_place, "compiled_for_vectors", lambda *args: made.append(hoist.compiled_for_vectors(*args)) or made[-1]
+        in_place, "compiled_for_vectors", lambda *args: made.append(compiled.compiled_for_vectors(*args)) or made[-1]
     )
     torch.testing.assert_close(of_many_sizes(sizes, compile=True), of_many_sizes(sizes, compile=False))
     assert len(made) == 1
@@ -367,7 +367,7 @@ def test_a_program_that_inductor_does_not_take_goes_through_torch_compile(monkey
     def changed(*_):
         raise TypeError("another interface")
 
-    monkeypatch.setattr(hoist, "_by_inductor", changed)
+    monkeypatch.setattr(compiled, "_by_inductor", changed)
     torch.testing.assert_close(of_many_sizes(sizes, compile=True), of_many_sizes(sizes, compile=False))
 
 
@@ -399,9 +399,9 @@ def test_numbers_that_floats_cannot_have_are_tensors():
 
 def test_compiled_sigmoid():
     x = torch.cat([torch.linspace(-86, 86, 100_001), torch.tensor([0.0, 1e-30, 1e30, torch.inf])])
-    numpy.testing.assert_allclose(hoist._sigmoid(x).double(), scipy.special.expit(x.double()), rtol=2e-7)
-    assert hoist._sigmoid(torch.tensor([-1e30, -torch.inf])).max() < 1e-37
-    assert hoist._sigmoid(torch.tensor(torch.nan)).isnan()
+    numpy.testing.assert_allclose(compiled._sigmoid(x).double(), scipy.special.expit(x.double()), rtol=2e-7)
+    assert compiled._sigmoid(torch.tensor([-1e30, -torch.inf])).max() < 1e-37
+    assert compiled._sigmoid(torch.tensor(torch.nan)).isnan()
 
 
 @pytest.mark.parametrize("rule", [rules.AdaGradNorm, lambda **kw: rules.MFAC(window=4, **kw)])

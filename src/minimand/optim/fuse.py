@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, fx
 from torch.fx.passes.shape_prop import ShapeProp
 
+from minimand.optim.simplify import simplified
+
 aten = torch.ops.aten
 ADD, SUB, MUL, DIV, POW, COPY = (
     aten.add.Tensor,
@@ -51,6 +53,7 @@ def fused(program: fx.GraphModule, example: Sequence[Tensor]) -> fx.GraphModule:
 
     ``example`` are inputs of the shapes and dtypes to come. Those that are 0-d and float64 are numbers.
     """
+    program = simplified(program, example)
     graph = program.graph
     ShapeProp(program).propagate(*(t.clone() for t in example))
     inputs = [node for node in graph.nodes if node.op == "placeholder"]

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from minimand._checks import check_count
 from minimand.hyper import as_hyper
+from minimand.optim.compiled import compiled
 from minimand.optim.fuse import fused
-from minimand.optim.hoist import Hoisted, compiled
+from minimand.optim.hoist import Hoisted
 from minimand.optim.rule import FALLBACK, Rule, State, events
 
 Params = dict[str, Tensor]
@@ -148,6 +149,7 @@ class BatchedTrainer:
         steps: int,
     ) -> list[dict[str, Tensor]]:
         losses = []
+        programs: dict[bool, Callable[..., Any]] = {}
         traced = self.compile or max(start + steps, self.total_steps or 0) >= TRACED_FROM
         for t in range(steps):
             scale = 1.0 if self.schedule is None else self.schedule(start + t, self.total_steps or 1)
@@ -155,10 +157,10 @@ class BatchedTrainer:
             rows = index[:, t]
             batch = tuple(d.index_select(0, rows.reshape(-1)).view(*rows.shape, *d.shape[1:]) for d in data)
             refresh = self.rule.refresh_every is not None and (start + t) % self.rule.refresh_every == 0
-            program = self._step(layout, refresh)
-            if traced:
-                program = self._program(program, refresh, packed, states, numbers, batch)
-            packed, states, loss = program(packed, states, numbers, batch)
+            if refresh not in programs:
+                step = self._step(layout, refresh)
+                programs[refresh] = self._program(step, refresh, packed, states, numbers, batch) if traced else step
+            packed, states, loss = programs[refresh](packed, states, numbers, batch)
             losses.append(loss)
         loss = torch.stack(losses, 1) if losses else torch.zeros(index.shape[0], 0, device=index.device)
         return [packed, states, {"loss": loss}]
@@ -281,7 +283,7 @@ class _Program:
         self, params: Params, states: State, hypers: dict[str, Tensor], batch: tuple[Tensor, ...]
     ) -> tuple[Params, State, Tensor]:
         """The step, taken in place: what comes back are the tensors given, counters and the loss apart."""
-        scalar_outputs, numbers = self.hoisted.numbers(self._scalars(states, hypers))
+        scalar_outputs, numbers = self.hoisted.numbers(self._scalars(states, hypers), renew=True)
         (loss,) = self.body(*self._tensors(params, states, batch), *numbers)
         return params, {**states, **dict(zip(self.scalar_states, scalar_outputs, strict=True))}, loss
 
