@@ -71,6 +71,6 @@ def test_adabelief_takes_eleven_passes_and_no_copies():
     rule = rules.AdaBelief()
     hyper = {name: as_hyper(value) for name, value in rule.defaults().items() if name != "weight_decay"}
     step = InPlaceStep(rule, torch.ones(8), torch.ones(8), rule.init(torch.ones(8)), hyper, compile=False)
-    called = [node.target for node in step.program.__self__.graph.nodes if node.op == "call_function"]
+    called = [node.target for node in step.program.module.graph.nodes if node.op == "call_function"]
     assert len(called) == 11
     assert fuse.COPY not in called

@@ -171,3 +171,11 @@ def test_an_index_for_another_number_of_trials_is_refused():
     params = {"w": torch.zeros(2, 1)}
     with pytest.raises(ValueError, match=r"index must have shape \(2, steps, batch\); got \(3, 1, 1\)"):
         trainer.run(params, trainer.init(params, {}), (torch.ones(1),), torch.zeros(3, 1, 1, dtype=torch.int64))
+
+
+def test_a_loss_that_is_part_of_the_batch_is_kept():
+    data, index = torch.arange(8.0)[:, None], torch.arange(60).view(2, 30, 1) % 8
+    trainer = BatchedTrainer(lambda p, batch, hyper: batch[0][0, 0] + 0 * p["w"].sum(), rules.SGD())
+    params = {"w": torch.ones(2, 1)}
+    *_, losses = trainer.run(params, trainer.init(params, {"lr": torch.ones(2)}), (data,), index)
+    assert torch.equal(losses, index[..., 0].float())

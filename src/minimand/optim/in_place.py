@@ -41,14 +41,15 @@ class InPlaceStep:
         self.packs = compile and self.is_plain and param.device.type == "cpu"
         self.dtype = upcast(param).dtype if self.packs else torch.float64
         graph = self.hoisted.in_place(len(example) - 1, packed=self.packs)
-        program = (graph if compile else fused(graph, [*example, *numbers])).forward
-        if compile and by_element:
+        self.program: Callable[..., Any]
+        if not compile:
+            self.program = fused(graph, [*example, *numbers], any_length=by_element)
+        elif by_element:
             # Vectors that are worth a second thread: the compiler writes its loops for the length that it is shown.
             vectors = [torch.zeros(SMALL + 1, dtype=t.dtype, device=t.device) for t in example]
-            program = compiled_for_vectors(program, vectors, *self._passed(numbers))
-        elif compile:
-            program = compiled(program, dynamic=False)
-        self.program: Callable[..., Any] = program
+            self.program = compiled_for_vectors(graph.forward, vectors, *self._passed(numbers))
+        else:
+            self.program = compiled(graph.forward, dynamic=False)
 
     def numbers(self, hyper: Hyper, state: State) -> tuple[State, list[Tensor]]:
         """What is the same for every tensor: the next step counter, and the numbers that the program takes."""

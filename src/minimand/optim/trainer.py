@@ -150,18 +150,21 @@ class BatchedTrainer:
     ) -> list[dict[str, Tensor]]:
         losses = []
         programs: dict[bool, Callable[..., Any]] = {}
+        order = index.transpose(0, 1).flatten(1)
+        drawn = [d.new_empty(index.shape[0] * index.shape[2], *d.shape[1:]) for d in data]
+        batch = tuple(d.view(index.shape[0], index.shape[2], *d.shape[1:]) for d in drawn)
         traced = self.compile or max(start + steps, self.total_steps or 0) >= TRACED_FROM
         for t in range(steps):
             scale = 1.0 if self.schedule is None else self.schedule(start + t, self.total_steps or 1)
             numbers = {k: v * scale if k in ("lr", FALLBACK + "lr") else v for k, v in hypers.items()}
-            rows = index[:, t]
-            batch = tuple(d.index_select(0, rows.reshape(-1)).view(*rows.shape, *d.shape[1:]) for d in data)
+            for whole, part in zip(data, drawn, strict=True):
+                torch.index_select(whole, 0, order[t], out=part)
             refresh = self.rule.refresh_every is not None and (start + t) % self.rule.refresh_every == 0
             if refresh not in programs:
                 step = self._step(layout, refresh)
                 programs[refresh] = self._program(step, refresh, packed, states, numbers, batch) if traced else step
             packed, states, loss = programs[refresh](packed, states, numbers, batch)
-            losses.append(loss)
+            losses.append(loss.clone())  # it may be a view of the batch
         loss = torch.stack(losses, 1) if losses else torch.zeros(index.shape[0], 0, device=index.device)
         return [packed, states, {"loss": loss}]
 
@@ -275,9 +278,11 @@ class _Program:
         scalars, tensors = self._scalars(states, hypers), self._tensors(params, states, batch)
         self.hoisted = Hoisted(program, scalars, tensors)
         graph = self.hoisted.in_place(num_params + len(self.tensor_states))
-        if not compile:
-            graph = fused(graph, [*tensors, *self.hoisted.numbers(scalars)[1]])
-        self.body: Callable[..., Any] = compiled(graph.forward) if compile else graph.forward
+        self.body: Callable[..., Any]
+        if compile:
+            self.body = compiled(graph.forward)
+        else:
+            self.body = fused(graph, [*tensors, *self.hoisted.numbers(scalars)[1]])
 
     def __call__(
         self, params: Params, states: State, hypers: dict[str, Tensor], batch: tuple[Tensor, ...]
