@@ -81,6 +81,7 @@ class Fused:
         self._views: dict[int, list[Tensor]] = {}
 
     def __call__(self, *inputs: Tensor) -> Any:
+        """Run the program."""
         return self.module(*inputs, *self._memory(inputs[0].shape[0] if self._any_length else 0))
 
     def _memory(self, length: int) -> list[Tensor]:

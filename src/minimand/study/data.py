@@ -273,7 +273,8 @@ def _check_metric(
         groups = (attributes.group[part],) if attributes is not None and chosen.needs_groups else ()
         if not np.isfinite(chosen.score(values[part], constant, *groups)):
             what = f"the classes {', '.join(labels[c] for c in np.unique(values[part]))}" if labels else "one value"
-            raise ValueError(f"metric {chosen.name!r} is undefined on the {split} split, where the target takes only {what}")
+            where = f"the {split} split, where the target takes only {what}"
+            raise ValueError(f"metric {chosen.name!r} is undefined on {where}")
 
 
 def _scale(training: np.ndarray, name: str) -> tuple[float, float]:
