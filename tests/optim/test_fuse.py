@@ -8,7 +8,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from minimand.hyper import as_hyper
-from minimand.optim import fuse, rules
+from minimand.optim import place, rules
 from minimand.optim.fuse import fused
 from minimand.optim.in_place import InPlaceStep
 
@@ -73,4 +73,4 @@ def test_adabelief_takes_eleven_passes_and_no_copies():
     step = InPlaceStep(rule, torch.ones(8), torch.ones(8), rule.init(torch.ones(8)), hyper, compile=False)
     called = [node.target for node in step.program.module.graph.nodes if node.op == "call_function"]
     assert len(called) == 11
-    assert fuse.COPY not in called
+    assert place.COPY not in called

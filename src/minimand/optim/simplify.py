@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, fx
 from torch.fx.passes.shape_prop import ShapeProp
 
+from minimand.optim.place import ADD, COPY, layout
+
 aten = torch.ops.aten
-ADD, BMM, BADDBMM, TRANSPOSE = aten.add.Tensor, aten.bmm.default, aten.baddbmm.default, aten.transpose.int
+BMM, BADDBMM, TRANSPOSE = aten.bmm.default, aten.baddbmm.default, aten.transpose.int
 NARROW = 16  # columns
 RESHAPES = (aten.view.default, aten._unsafe_view.default, aten.expand.default)
 
@@ -68,7 +70,7 @@ def _unchanged(node: fx.Node) -> fx.Node | None:
     if node.target is TRANSPOSE and source.target is TRANSPOSE and source.args[1:] == node.args[1:]:
         return cast(fx.Node, source.args[0])
     # What is written at the program's end needs a value of its own.
-    is_read = all(user.op != "output" and user.target is not aten.copy_.default for user in node.users)
+    is_read = all(user.op != "output" and user.target is not COPY for user in node.users)
     return source if node.target is aten.mul.Scalar and node.args[1] == 1 and is_read else None
 
 
@@ -106,12 +108,12 @@ def _turn_narrow(graph: fx.Graph) -> None:
         graph.erase_node(node)
 
 
-def _shape(node: fx.Node) -> torch.Size | None:
-    meta = node.meta.get("tensor_meta")
-    return meta.shape if meta is not None else None
+def _shape(node: Any) -> torch.Size | None:
+    found = layout(node) if isinstance(node, fx.Node) else None
+    return found[1] if found else None
 
 
 def _kind(node: Any) -> tuple[torch.dtype, int] | None:
     """Dtype and number of dimensions of a node's tensor."""
-    meta = node.meta.get("tensor_meta") if isinstance(node, fx.Node) else None
-    return (meta.dtype, len(meta.shape)) if meta is not None else None
+    found = layout(node) if isinstance(node, fx.Node) else None
+    return (found[0], len(found[1])) if found else None
