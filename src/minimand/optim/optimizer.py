@@ -231,7 +231,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _program(self, event: Event, value: Tensor, grad: Tensor, state: State, hyper: Hyper) -> InPlaceStep:
         shape = None if event.rule.event == "element" else value.shape
-        key = (event.rule, value.dtype, grad.dtype, value.device, shape, *hyper)
+        threads = torch.get_num_threads() if self.compile else None  # the compiler writes loops for so many
+        key = (event.rule, value.dtype, grad.dtype, value.device, shape, threads, *hyper)
         if key not in self._programs:
             self._programs[key] = InPlaceStep(event.rule, value, grad, state, hyper, self.compile)
         return self._programs[key]
