@@ -8,9 +8,10 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from minimand.hyper import as_hyper
-from minimand.optim import place, rules
-from minimand.optim.fuse import fused
-from minimand.optim.in_place import InPlaceStep
+from minimand.optim import rules
+from minimand.optim.programs import place
+from minimand.optim.programs.fuse import fused
+from minimand.optim.programs.in_place import InPlaceStep
 
 TENSORS = 4
 

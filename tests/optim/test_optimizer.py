@@ -11,8 +11,9 @@ from torch import nn
 
 from minimand import optim
 from minimand.hyper import HyperSpec, as_hyper
-from minimand.optim import RuleOptimizer, compiled, hoist, in_place, rules
+from minimand.optim import RuleOptimizer, rules
 from minimand.optim import optimizer as optimizer_module
+from minimand.optim.programs import compiled, hoist, in_place
 from minimand.optim.rule import Rule, learning_rate, nonnegative, weight_decay, zeros_like
 from minimand.source import Source
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from minimand.optim import fuse, graphs, prelude
-from minimand.optim.fuse import fused
-from minimand.optim.graphs import trace
-from minimand.optim.simplify import simplified
+from minimand.optim.programs import fuse, graphs, prelude
+from minimand.optim.programs.fuse import fused
+from minimand.optim.programs.graphs import trace
+from minimand.optim.programs.simplify import simplified
 
 aten = torch.ops.aten
 WIDE, NARROW, BIAS = (3, 20, 18), (3, 18, 4), (3, 1, 4)

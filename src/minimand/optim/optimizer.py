@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from minimand.hyper import as_hyper
-from minimand.optim.in_place import SMALL, InPlaceStep, Vectors, fits_vectors
+from minimand.optim.programs.in_place import SMALL, InPlaceStep, Vectors, fits_vectors
 from minimand.optim.rule import FALLBACK, Event, Hyper, Rule, State, events
 from minimand.optim.tensor_list import TensorList
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from minimand._checks import check_count
 from minimand.hyper import as_hyper
-from minimand.optim.compiled import compiled
-from minimand.optim.fuse import fused
-from minimand.optim.hoist import Hoisted
+from minimand.optim.programs.compiled import compiled
+from minimand.optim.programs.fuse import fused
+from minimand.optim.programs.hoist import Hoisted
 from minimand.optim.rule import FALLBACK, Rule, State, events
 
 Params = dict[str, Tensor]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.passes.shape_prop import ShapeProp
 
-from minimand.optim.place import ADD, COPY, layout
+from minimand.optim.programs.place import ADD, COPY, layout
 
 aten = torch.ops.aten
 BMM, BADDBMM, TRANSPOSE = aten.bmm.default, aten.baddbmm.default, aten.transpose.int

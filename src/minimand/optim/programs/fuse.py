@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, fx
 from torch.fx.passes.shape_prop import ShapeProp
 
-from minimand.optim.place import ADD, DIV, MUL, POW, SUB, Layout, layout, place_results
-from minimand.optim.simplify import simplified
+from minimand.optim.programs.place import ADD, DIV, MUL, POW, SUB, Layout, layout, place_results
+from minimand.optim.programs.simplify import simplified
 
 WORTH_KEEPING = 1 << 12  # entries: what is smaller is had in no time
 

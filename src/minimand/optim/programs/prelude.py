@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from minimand.optim.graphs import subgraph
+from minimand.optim.programs.graphs import subgraph
 
 aten = torch.ops.aten
 ON_FLOATS: dict[Any, Callable[..., Any]] = {

@@ -13,8 +13,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from minimand.optim.graphs import Program, subgraph, trace
-from minimand.optim.prelude import Prelude
+from minimand.optim.programs.graphs import Program, subgraph, trace
+from minimand.optim.programs.prelude import Prelude
 
 
 class Hoisted:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from minimand._numerics import upcast
-from minimand.optim.compiled import compiled, compiled_for_vectors
-from minimand.optim.fuse import fused
-from minimand.optim.hoist import Hoisted
+from minimand.optim.programs.compiled import compiled, compiled_for_vectors
+from minimand.optim.programs.fuse import fused
+from minimand.optim.programs.hoist import Hoisted
 from minimand.optim.rule import Hyper, Rule, State
 
 SMALL = 1 << 16  # entries: below, a call costs more than its work, so such tensors are stepped as one
